@@ -1,0 +1,1 @@
+//! A node's local SQLite database.

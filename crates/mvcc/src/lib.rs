@@ -1,0 +1,1 @@
+//! The state machine: keys, revisions, transactions, leases, watch matching; no I/O.

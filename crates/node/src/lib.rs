@@ -1,0 +1,1 @@
+//! A running node: writer, uploader, snapshotter, watch hub, lifecycle.

@@ -1,0 +1,1 @@
+//! Object storage: providers, manifest, object log, snapshots.
