@@ -1,1 +1,19 @@
-//! Object storage: providers, manifest, object log, snapshots.
+//! Object storage: the permanent home of a cluster's data.
+//!
+//! For: opening a bucket (`file`, `s3`, `gcs`), conditional writes whose outcome is
+//! settled even when their answer is lost, and the objects netsy keeps there: manifest,
+//! registrations, object log, snapshots. Nothing outside this crate names an object key.
+//!
+//! Not for: the local database, gRPC, or deciding who may write what (`protocol`).
+//!
+//! Start at [`Bucket`].
+
+pub mod bucket;
+pub mod config;
+pub mod settle;
+
+pub use bucket::{
+    Bucket, CreateOutcome, Download, ErrorKind, Listed, Object, Result, RetryPolicy, StoreError, SwapOutcome, Upload,
+    Version,
+};
+pub use config::{Encryption, Provider, StorageConfig};
