@@ -1,0 +1,132 @@
+//! Runs the real `etcdctl` against a server.
+
+use crate::server::{Server, find_program};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A command that hangs fails its test.
+const DONE_WITHIN: &str = "--command-timeout=20s";
+
+/// Debian's `etcd-client` where it is installed, else the one that `scripts/etcd.sh` builds; `ETCDCTL_BIN` names another.
+fn program() -> PathBuf {
+    find_program("ETCDCTL_BIN", &["/usr/bin/etcdctl", "../../.tools/etcdctl"], "apt-get install etcd-client")
+}
+
+/// `etcdctl` pointed at one server.
+pub struct Etcdctl {
+    endpoint: String,
+}
+
+/// What a finished command left.
+#[derive(Debug)]
+pub struct Done {
+    /// Exit code 0.
+    pub ok: bool,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Etcdctl {
+    /// For this server.
+    pub fn new(server: &Server) -> Self {
+        Self { endpoint: server.address().to_owned() }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.arg(format!("--endpoints={}", self.endpoint)).arg(DONE_WITHIN).args(args).env("ETCDCTL_API", "3");
+        command
+    }
+
+    /// Runs a command that must succeed; gives its standard output.
+    pub fn run(&self, args: &[&str]) -> String {
+        let done = self.try_run(args);
+        assert!(done.ok, "etcdctl {args:?} failed: {done:?}");
+        done.out
+    }
+
+    /// Runs a command that must fail; gives its standard error.
+    pub fn fails(&self, args: &[&str]) -> String {
+        let done = self.try_run(args);
+        assert!(!done.ok, "etcdctl {args:?} was to fail: {done:?}");
+        done.err
+    }
+
+    /// Runs a command.
+    pub fn try_run(&self, args: &[&str]) -> Done {
+        done(self.command(args).stdin(Stdio::null()).output().expect("run etcdctl"))
+    }
+
+    /// Runs a command that reads from standard input.
+    pub fn run_with_input(&self, args: &[&str], input: &str) -> Done {
+        let mut child =
+            self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run etcdctl");
+        // A command that does not want its input ends early, which its result will tell.
+        let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+        done(child.wait_with_output().expect("wait for etcdctl"))
+    }
+
+    /// Runs a command and reads its output as JSON.
+    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+        let mut with_format = args.to_vec();
+        with_format.push("--write-out=json");
+        let text = self.run(&with_format);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("etcdctl {args:?} printed {text:?}: {error}"))
+    }
+
+    /// Starts a command that goes on (a watch, a keep-alive). Its output goes to a file, read as it grows.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let file = tempfile::NamedTempFile::new().expect("make a file for etcdctl's output");
+        let child = Command::new(program())
+            .arg(format!("--endpoints={}", self.endpoint))
+            .args(args)
+            .env("ETCDCTL_API", "3")
+            .stdin(Stdio::null())
+            .stdout(file.reopen().expect("open etcdctl's output"))
+            .stderr(file.reopen().expect("open etcdctl's output"))
+            .spawn()
+            .expect("run etcdctl");
+        Running { child, file }
+    }
+}
+
+fn done(output: Output) -> Done {
+    Done {
+        ok: output.status.success(),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A command that goes on; dropping it ends it.
+pub struct Running {
+    child: Child,
+    file: tempfile::NamedTempFile,
+}
+
+impl Running {
+    /// Waits until it has printed `lines` lines; gives what it printed.
+    pub fn await_lines(&self, lines: usize) -> String {
+        let start = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(self.file.path()).expect("read etcdctl's output");
+            if text.lines().count() >= lines {
+                return text;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{lines} lines were to come, these came: {text:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

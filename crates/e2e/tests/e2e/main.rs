@@ -1,0 +1,8 @@
+//! One program for all end-to-end tests, as each test program costs a link.
+//!
+//! `NETSY_E2E_SERVER=etcd` runs them against a real etcd: what they expect was checked that way.
+
+mod check;
+mod mismatch_kv;
+mod mismatch_rest;
+mod mismatch_watch;
