@@ -1,0 +1,204 @@
+//! What is counted as it happens. Figures that the node keeps anyway are read when they are asked
+//! for (`http/metrics.rs`).
+
+use crate::grpc::rpc::Rpc;
+use crate::grpc::status::{Code, code_name};
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Upper bounds of the handling-time buckets, seconds.
+const SECONDS: &[f64] =
+    &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Counters and where they are found by name.
+#[derive(Clone)]
+pub(crate) struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    calls: Vec<CallMetrics>,
+    handled: IntCounterVec,
+    panics: IntCounter,
+    client_api_versions: IntCounterVec,
+    traffic: Traffic,
+    connections: ConnectionGauge,
+}
+
+/// Handles of one procedure's counters, so that counting needs no look-up.
+struct CallMetrics {
+    started: IntCounter,
+    ok: IntCounter,
+    seconds: Histogram,
+    received: IntCounter,
+    sent: IntCounter,
+}
+
+impl Metrics {
+    /// Registers everything with a registry of its own.
+    pub(crate) fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let labels = &["grpc_type", "grpc_service", "grpc_method"];
+        let with_code = &["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
+        let started = counters(&registry, "grpc_server_started_total", "Calls begun.", labels)?;
+        let handled = counters(&registry, "grpc_server_handled_total", "Calls ended, by outcome.", with_code)?;
+        let received =
+            counters(&registry, "grpc_server_msg_received_total", "Messages received from clients.", labels)?;
+        let sent = counters(&registry, "grpc_server_msg_sent_total", "Messages sent to clients.", labels)?;
+        let seconds = register(
+            &registry,
+            HistogramVec::new(
+                HistogramOpts::new("grpc_server_handling_seconds", "Time from a call's arrival to its answer.")
+                    .buckets(SECONDS.to_vec()),
+                labels,
+            )?,
+        )?;
+        let calls = Rpc::ALL
+            .iter()
+            .map(|rpc| {
+                let values = [rpc.flow().label(), rpc.service(), rpc.method()];
+                CallMetrics {
+                    started: started.with_label_values(&values),
+                    ok: handled.with_label_values(&[values[0], values[1], values[2], code_name(Code::Ok)]),
+                    seconds: seconds.with_label_values(&values),
+                    received: received.with_label_values(&values),
+                    sent: sent.with_label_values(&values),
+                }
+            })
+            .collect();
+        let traffic = Traffic {
+            sent: counter(&registry, "etcd_network_client_grpc_sent_bytes_total", "Bytes sent to clients.")?,
+            received: counter(
+                &registry,
+                "etcd_network_client_grpc_received_bytes_total",
+                "Bytes received from clients.",
+            )?,
+        };
+        let connections = ConnectionGauge {
+            open: register(&registry, IntGauge::new("netsy_client_connections", "Open client connections.")?)?,
+            accepted: counter(&registry, "netsy_client_connections_accepted_total", "Client connections accepted.")?,
+            refused: counter(
+                &registry,
+                "netsy_client_connections_refused_total",
+                "Client connections closed at once because too many were open.",
+            )?,
+        };
+        let panics = counter(&registry, "netsy_handler_panics_total", "Calls that ended in a panic, which is a bug.")?;
+        let client_api_versions = counters(
+            &registry,
+            "etcd_server_client_requests_total",
+            "Calls by the API version that the client names.",
+            &["type", "client_api_version"],
+        )?;
+        Ok(Self(Arc::new(Inner { registry, calls, handled, panics, client_api_versions, traffic, connections })))
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.0.registry
+    }
+
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.0.traffic.clone()
+    }
+
+    pub(crate) fn connections(&self) -> ConnectionGauge {
+        self.0.connections.clone()
+    }
+
+    pub(crate) fn started(&self, rpc: Rpc) {
+        self.call(rpc).started.inc();
+    }
+
+    pub(crate) fn received(&self, rpc: Rpc) {
+        self.call(rpc).received.inc();
+    }
+
+    pub(crate) fn sent(&self, rpc: Rpc) {
+        self.call(rpc).sent.inc();
+    }
+
+    pub(crate) fn handled(&self, rpc: Rpc, code: Code, took: Duration) {
+        let call = self.call(rpc);
+        if code == Code::Ok {
+            call.ok.inc();
+        } else {
+            let values = [rpc.flow().label(), rpc.service(), rpc.method(), code_name(code)];
+            self.0.handled.with_label_values(&values).inc();
+        }
+        call.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn panicked(&self) {
+        self.0.panics.inc();
+    }
+
+    /// `version` must come from a small set: every value is a line of metrics for ever.
+    pub(crate) fn client_api_version(&self, flow: &str, version: &str) {
+        self.0.client_api_versions.with_label_values(&[flow, version]).inc();
+    }
+
+    fn call(&self, rpc: Rpc) -> &CallMetrics {
+        &self.0.calls[rpc as usize]
+    }
+}
+
+/// Counts the bytes of client connections.
+#[derive(Clone)]
+pub(crate) struct Traffic {
+    sent: IntCounter,
+    received: IntCounter,
+}
+
+impl Traffic {
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.sent.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
+    }
+}
+
+/// Counts client connections.
+#[derive(Clone)]
+pub(crate) struct ConnectionGauge {
+    open: IntGauge,
+    accepted: IntCounter,
+    refused: IntCounter,
+}
+
+impl ConnectionGauge {
+    /// Counts one as open until the guard is dropped.
+    pub(crate) fn open(&self) -> OpenConnection {
+        self.open.inc();
+        self.accepted.inc();
+        OpenConnection(self.open.clone())
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.inc();
+    }
+}
+
+/// An open connection.
+pub(crate) struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    register(registry, IntCounter::new(name, help)?)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}

@@ -1,0 +1,173 @@
+//! Accepts connections, tells their protocol, serves each in a task of its own, and drains.
+
+use super::Routes;
+use super::connection::{self, ConnectionLimits};
+use super::http1;
+use super::wire::Wire;
+use crate::metrics::{ConnectionGauge, Traffic};
+use socket2::{SockRef, TcpKeepalive};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+/// With what an HTTP/2 connection begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Dead peers are found by TCP itself after this much silence.
+const TCP_KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Turns an accepted socket into the stream that is spoken over: as it is, or with TLS around it.
+pub trait Acceptor: Clone + Send + Sync + 'static {
+    /// What is spoken over.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Greets the client. Bounded in time by the caller.
+    fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// No TLS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain;
+
+impl Acceptor for Plain {
+    type Stream = TcpStream;
+
+    async fn accept(&self, socket: TcpStream) -> io::Result<TcpStream> {
+        Ok(socket)
+    }
+}
+
+/// What all connections of one listener have in common.
+pub(crate) struct Listening<R, A> {
+    pub(crate) routes: Arc<R>,
+    pub(crate) acceptor: A,
+    pub(crate) limits: ConnectionLimits,
+    /// Further connections are closed as they come.
+    pub(crate) connections_max: usize,
+    pub(crate) traffic: Traffic,
+    pub(crate) connections: ConnectionGauge,
+}
+
+impl<R: Routes, A: Acceptor> Listening<R, A> {
+    /// Accepts until `drain` turns true, then lets the connections finish; those that have not
+    /// after `drain_timeout` are cut.
+    pub(crate) async fn run(self, listener: TcpListener, mut drain: watch::Receiver<bool>, drain_timeout: Duration) {
+        let this = Arc::new(self);
+        let mut tasks = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = drain.wait_for(|&draining| draining) => break,
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    note_end(ended);
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((socket, peer)) if tasks.len() < this.connections_max => {
+                    tasks.spawn(this.clone().connection(socket, peer, drain.clone()));
+                }
+                Ok((_, peer)) => {
+                    this.connections.refused();
+                    warn!(%peer, connections_max = this.connections_max, "connection refused: too many are open");
+                }
+                Err(error) if is_per_connection(&error) => {
+                    debug!(%error, "a connection was gone before it was accepted")
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept connections: raise the limit of open files if it is that");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        let finished = async {
+            while let Some(ended) = tasks.join_next().await {
+                note_end(ended);
+            }
+        };
+        if tokio::time::timeout(drain_timeout, finished).await.is_err() {
+            warn!(connections = tasks.len(), "cutting connections that did not finish within drain_timeout");
+            tasks.shutdown().await;
+        }
+    }
+
+    async fn connection(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, drain: watch::Receiver<bool>) {
+        let _open = self.connections.open();
+        if let Err(error) = self.serve(socket, peer, drain).await {
+            debug!(%peer, %error, "connection ended");
+        }
+    }
+
+    async fn serve(&self, socket: TcpStream, peer: SocketAddr, drain: watch::Receiver<bool>) -> io::Result<()> {
+        socket.set_nodelay(true)?;
+        SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE_AFTER))?;
+        let greeting = async {
+            let stream = self.acceptor.accept(socket).await?;
+            let wire = Wire::new(stream, self.traffic.clone());
+            let head = poll_fn(|cx| wire.poll_peek(cx, tells_protocol)).await?;
+            Ok::<_, io::Error>((wire, head.starts_with(PREFACE)))
+        };
+        let (wire, is_http2) = tokio::select! {
+            greeted = tokio::time::timeout(self.limits.greeting_timeout, greeting) => {
+                greeted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+            }
+            () = draining(drain.clone()) => return Ok(()),
+        };
+        if is_http2 {
+            connection::serve(wire, self.routes.clone(), &self.limits, peer, drain).await
+        } else {
+            http1::serve(wire, self.routes.clone(), self.limits.greeting_timeout, drain).await
+        }
+    }
+}
+
+async fn draining(mut drain: watch::Receiver<bool>) {
+    // An error means that the server is gone, which is draining too.
+    let _ = drain.wait_for(|&draining| draining).await;
+}
+
+/// Enough was read to know whether it is HTTP/2.
+fn tells_protocol(head: &[u8]) -> bool {
+    head.len() >= PREFACE.len() || !PREFACE.starts_with(head)
+}
+
+fn is_per_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn note_end(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        if error.is_panic() {
+            tracing::error!(%error, "a connection's task panicked; the others are not touched");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocol_is_told_as_early_as_possible() {
+        assert!(!tells_protocol(b""));
+        assert!(!tells_protocol(b"PRI * HT"));
+        assert!(tells_protocol(b"GET "));
+        assert!(tells_protocol(b"PRX"));
+        assert!(tells_protocol(PREFACE));
+    }
+}
