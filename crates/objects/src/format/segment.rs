@@ -42,7 +42,8 @@ impl ChunkInfo {
         self.last_index < self.first_index
     }
 
-    fn of(chunk: &ChunkFile) -> Self {
+    /// What a segment keeps of this chunk.
+    pub fn of(chunk: &ChunkFile) -> Self {
         let meta = &chunk.meta;
         Self {
             seq: meta.seq,
