@@ -6,6 +6,8 @@ mod http1;
 pub(crate) mod listener;
 mod ping_policy;
 pub(crate) mod shared;
+#[cfg(test)]
+mod tests;
 pub(crate) mod wire;
 
 use bytes::Bytes;
