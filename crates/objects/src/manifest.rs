@@ -20,11 +20,18 @@ pub const JSON_BYTES_MAX: usize = 64 << 20;
 
 /// Why a JSON object cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestError(pub String);
+pub enum ManifestError {
+    /// It is damaged, or breaks a rule.
+    Invalid(String),
+    /// A newer netsy wrote it.
+    Unsupported(String),
+}
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            ManifestError::Invalid(reason) | ManifestError::Unsupported(reason) => f.write_str(reason),
+        }
     }
 }
 
@@ -44,7 +51,7 @@ pub trait JsonObject: Serialize + DeserializeOwned {
     /// Reads and checks it.
     fn from_json(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > JSON_BYTES_MAX {
-            return Err(ManifestError(format!(
+            return Err(ManifestError::Invalid(format!(
                 "{} has {} bytes, at most {JSON_BYTES_MAX} are read",
                 Self::WHAT,
                 bytes.len()
@@ -55,10 +62,10 @@ pub trait JsonObject: Serialize + DeserializeOwned {
         struct Versioned {
             schema_version: u32,
         }
-        let bad = |e: serde_json::Error| ManifestError(format!("{} cannot be read: {e}", Self::WHAT));
+        let bad = |e: serde_json::Error| ManifestError::Invalid(format!("{} cannot be read: {e}", Self::WHAT));
         let version = serde_json::from_slice::<Versioned>(bytes).map_err(bad)?.schema_version;
         if version != SCHEMA_VERSION {
-            return Err(ManifestError(format!(
+            return Err(ManifestError::Unsupported(format!(
                 "{} has schema_version {version}, this program reads {SCHEMA_VERSION}: use a newer netsy",
                 Self::WHAT
             )));
@@ -72,7 +79,7 @@ pub trait JsonObject: Serialize + DeserializeOwned {
     fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
         self.check()?;
         let mut bytes = serde_json::to_vec_pretty(self)
-            .map_err(|e| ManifestError(format!("{} cannot be written: {e}", Self::WHAT)))?;
+            .map_err(|e| ManifestError::Invalid(format!("{} cannot be written: {e}", Self::WHAT)))?;
         bytes.push(b'\n');
         Ok(bytes)
     }
@@ -190,8 +197,9 @@ impl JsonObject for ClusterManifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        let bad = |text: String| Err(ManifestError(format!("{}: {text}", Self::WHAT)));
-        check_name("cluster_id", &self.cluster_id).map_err(|e| ManifestError(format!("{}: {e}", Self::WHAT)))?;
+        let bad = |text: String| Err(ManifestError::Invalid(format!("{}: {text}", Self::WHAT)));
+        check_name("cluster_id", &self.cluster_id)
+            .map_err(|e| ManifestError::Invalid(format!("{}: {e}", Self::WHAT)))?;
         if self.term.0 == 0 || self.config_version == 0 {
             return bad(format!("term {} and config_version {} begin at 1", self.term, self.config_version));
         }
@@ -245,7 +253,7 @@ impl JsonObject for ElectorLock {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        check_name("cluster_id", &self.cluster_id).map_err(|e| ManifestError(format!("{}: {e}", Self::WHAT)))
+        check_name("cluster_id", &self.cluster_id).map_err(|e| ManifestError::Invalid(format!("{}: {e}", Self::WHAT)))
     }
 }
 
@@ -286,9 +294,9 @@ impl JsonObject for Registration {
 
     fn check(&self) -> Result<(), ManifestError> {
         check_name("cluster_id", &self.cluster_id)
-            .map_err(|e| ManifestError(format!("the registration of {}: {e}", self.node_id)))?;
+            .map_err(|e| ManifestError::Invalid(format!("the registration of {}: {e}", self.node_id)))?;
         if self.boot == 0 {
-            return Err(ManifestError(format!("the registration of {}: boot begins at 1", self.node_id)));
+            return Err(ManifestError::Invalid(format!("the registration of {}: boot begins at 1", self.node_id)));
         }
         Ok(())
     }
@@ -377,8 +385,9 @@ impl JsonObject for SnapshotManifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        let bad = |text: String| Err(ManifestError(format!("the manifest of snapshot {}: {text}", self.last_index)));
-        check_name("cluster_id", &self.cluster_id).map_err(|e| ManifestError(e.to_string()))?;
+        let bad =
+            |text: String| Err(ManifestError::Invalid(format!("the manifest of snapshot {}: {text}", self.last_index)));
+        check_name("cluster_id", &self.cluster_id).map_err(|e| ManifestError::Invalid(e.to_string()))?;
         if self.seq.0 == 0 || self.term.0 == 0 || self.revision.0 < 1 || self.next_position.0 <= self.last_index.0 {
             return bad(format!(
                 "seq {}, term {}, revision {} or next_position {} cannot be",

@@ -1,7 +1,7 @@
 //! Reads that outlast a store's bad minutes, and errors that name the object that is wrong.
 
 use crate::bucket::{Bucket, ErrorKind, Listed, StoreError};
-use crate::format::FormatError;
+use crate::format::{Fault, FormatError};
 use crate::manifest::ManifestError;
 use crate::settle::Tries;
 use bytes::Bytes;
@@ -23,6 +23,14 @@ pub enum ReadError {
         /// Which.
         key: String,
         /// What is wrong.
+        reason: String,
+    },
+    /// An object was written by a newer netsy.
+    #[error("object {key}: {reason}")]
+    Unsupported {
+        /// Which.
+        key: String,
+        /// What this program does not know.
         reason: String,
     },
     /// An object that something else names is not there.
@@ -48,7 +56,7 @@ impl ReadError {
     /// The object that is wrong, if one is.
     pub fn key(&self) -> Option<&str> {
         match self {
-            ReadError::Bad { key, .. } | ReadError::Missing { key } => Some(key),
+            ReadError::Bad { key, .. } | ReadError::Unsupported { key, .. } | ReadError::Missing { key } => Some(key),
             ReadError::Store(_) | ReadError::Gap { .. } => None,
         }
     }
@@ -58,11 +66,19 @@ impl ReadError {
     }
 
     pub(crate) fn format(key: &str, error: &FormatError) -> Self {
-        Self::bad(key, error)
+        match error.fault {
+            Fault::Unsupported => ReadError::Unsupported { key: key.to_string(), reason: error.to_string() },
+            _ => Self::bad(key, error),
+        }
     }
 
     pub(crate) fn manifest(key: &str, error: &ManifestError) -> Self {
-        Self::bad(key, error)
+        match error {
+            ManifestError::Unsupported(reason) => {
+                ReadError::Unsupported { key: key.to_string(), reason: reason.clone() }
+            }
+            ManifestError::Invalid(_) => Self::bad(key, error),
+        }
     }
 }
 
