@@ -3,10 +3,16 @@
 //! Not here: any rule of the state machine (`netsy_mvcc`), anything that is kept (`netsy_node` and
 //! below). A file per etcd service translates messages to what the node does and back.
 //!
-//! Start reading at `transport::connection`, which drives one client's connection, then
-//! `grpc::call`, the frame around every handler. A streaming service works with
+//! Start reading at [`Server`], then `transport::connection`, which drives one client's
+//! connection, and `grpc::call`, the frame around every handler. A streaming service works with
 //! [`grpc::streaming`].
 
+pub(crate) mod etcd;
 pub mod grpc;
 pub(crate) mod metrics;
+mod server;
 pub(crate) mod transport;
+pub(crate) mod web;
+
+pub use server::{Server, ServerConfig, ServerError};
+pub use transport::listener::{Acceptor, Plain};

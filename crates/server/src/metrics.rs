@@ -1,5 +1,5 @@
 //! What is counted as it happens. Figures that the node keeps anyway are read when they are asked
-//! for (`http/metrics.rs`).
+//! for (`web/scrape.rs`).
 
 use crate::grpc::rpc::Rpc;
 use crate::grpc::status::{Code, code_name};
@@ -24,6 +24,8 @@ struct Inner {
     client_api_versions: IntCounterVec,
     traffic: Traffic,
     connections: ConnectionGauge,
+    health_traffic: Traffic,
+    health_connections: ConnectionGauge,
 }
 
 /// Handles of one procedure's counters, so that counting needs no look-up.
@@ -91,7 +93,26 @@ impl Metrics {
             "Calls by the API version that the client names.",
             &["type", "client_api_version"],
         )?;
-        Ok(Self(Arc::new(Inner { registry, calls, handled, panics, client_api_versions, traffic, connections })))
+        let health_traffic = Traffic {
+            sent: IntCounter::new("health_sent", "Bytes sent.")?,
+            received: IntCounter::new("health_received", "Bytes received.")?,
+        };
+        let health_connections = ConnectionGauge {
+            open: IntGauge::new("health_connections", "Open connections.")?,
+            accepted: IntCounter::new("health_accepted", "Connections accepted.")?,
+            refused: IntCounter::new("health_refused", "Connections refused.")?,
+        };
+        Ok(Self(Arc::new(Inner {
+            registry,
+            calls,
+            handled,
+            panics,
+            client_api_versions,
+            traffic,
+            connections,
+            health_traffic,
+            health_connections,
+        })))
     }
 
     pub(crate) fn registry(&self) -> &Registry {
@@ -104,6 +125,16 @@ impl Metrics {
 
     pub(crate) fn connections(&self) -> ConnectionGauge {
         self.0.connections.clone()
+    }
+
+    /// Of the health port: counted apart and told to nobody, as its scrapes would be seen as load.
+    pub(crate) fn health_traffic(&self) -> Traffic {
+        self.0.health_traffic.clone()
+    }
+
+    /// See [`Self::health_traffic`].
+    pub(crate) fn health_connections(&self) -> ConnectionGauge {
+        self.0.health_connections.clone()
     }
 
     pub(crate) fn started(&self, rpc: Rpc) {

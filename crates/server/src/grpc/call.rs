@@ -3,12 +3,12 @@
 use super::deadline::timeout_of;
 use super::message::MessageReader;
 use super::reply::{Body, Responder};
-use super::rpc::Rpc;
+use super::rpc::{Flow, Rpc};
 use super::status::{Code, Status};
-use super::streaming::decode;
+use super::streaming::{CallContext, RequestStream, ResponseSink, decode};
 use crate::metrics::Metrics;
 use crate::transport::Incoming;
-use crate::transport::shared::Counted;
+use crate::transport::shared::{ConnShared, Counted};
 use futures::FutureExt;
 use http::HeaderMap;
 use prost::Message;
@@ -16,6 +16,7 @@ use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -35,35 +36,45 @@ pub(crate) struct UnaryContext {
     pub(crate) deadline: Instant,
     /// Length of the encoded request.
     pub(crate) request_bytes: usize,
+    /// The connection it came over.
+    pub(crate) shared: Arc<ConnShared>,
 }
 
-/// Runs one unary call to its end: `admit` looks at the headers once the request is known to be
-/// well-formed, `handle` does the work.
-pub(crate) async fn unary<Req, Fut>(
+/// What the calls of one server have in common.
+pub(crate) trait CallSite: Send + Sync + 'static {
+    /// Where they are counted.
+    fn metrics(&self) -> &Metrics;
+
+    /// What they may be and take.
+    fn limits(&self) -> CallLimits;
+
+    /// Looks at the headers of a call once its request is known to be well-formed.
+    fn admit(&self, flow: Flow, headers: &HeaderMap) -> Result<(), Status>;
+}
+
+/// Runs one unary call to its end.
+pub(crate) async fn unary<S: CallSite, Req: Message + Default>(
+    site: Arc<S>,
     incoming: Incoming,
     rpc: Rpc,
-    metrics: Metrics,
-    limits: CallLimits,
-    admit: impl FnOnce(&HeaderMap) -> Result<(), Status>,
-    handle: impl FnOnce(UnaryContext, Req) -> Fut,
-) where
-    Req: Message + Default,
-    Fut: Future<Output = Result<Body, Status>>,
-{
+    handle: impl AsyncFnOnce(&S, UnaryContext, Req) -> Result<Body, Status>,
+) {
     let started = Instant::now();
+    let metrics = site.metrics();
+    let limits = site.limits();
     metrics.started(rpc);
     let Incoming { head, body, send, shared } = incoming;
     let _counted = Counted::unary(&shared);
     let mut reader = MessageReader::new(body, shared.clone(), limits.message_bytes_max);
-    let responder = Responder { send, shared };
-    let outcome = guarded(&metrics, rpc, async {
+    let responder = Responder { send, shared: shared.clone() };
+    let outcome = guarded(metrics, rpc, async {
         let bytes = reader.next().await?.ok_or_else(no_message)?;
         metrics.received(rpc);
         let request_bytes = bytes.len();
         let request = decode(bytes)?;
-        admit(&head.headers)?;
+        site.admit(rpc.flow(), &head.headers)?;
         let timeout = timeout_of(&head.headers).map_or(limits.request_timeout, |t| t.min(limits.request_timeout));
-        handle(UnaryContext { deadline: started + timeout, request_bytes }, request).await
+        handle(&site, UnaryContext { deadline: started + timeout, request_bytes, shared }, request).await
     })
     .await;
     let code = match &outcome {
@@ -75,6 +86,46 @@ pub(crate) async fn unary<Req, Fut>(
     };
     metrics.handled(rpc, code, started.elapsed());
     responder.finish(outcome).await;
+}
+
+/// Runs one streaming call to its end. It is admitted by its headers alone; the response headers
+/// leave at once, as some clients wait for them before they ask anything.
+pub(crate) async fn streaming<S: CallSite, Req: Message + Default>(
+    site: Arc<S>,
+    incoming: Incoming,
+    rpc: Rpc,
+    handle: impl AsyncFnOnce(&S, CallContext, RequestStream<Req>, &mut ResponseSink) -> Result<(), Status>,
+) {
+    let started = Instant::now();
+    let metrics = site.metrics();
+    metrics.started(rpc);
+    let Incoming { head, body, send, shared } = incoming;
+    let _counted = Counted::stream(&shared);
+    let reader = MessageReader::new(body, shared.clone(), site.limits().message_bytes_max);
+    let context = CallContext {
+        require_leader: requires_leader(&head.headers),
+        headers: head.headers,
+        peer: shared.peer,
+        drain: shared.drain.clone(),
+        shared: shared.clone(),
+    };
+    let mut sink = ResponseSink::new(send, shared);
+    let outcome = guarded(metrics, rpc, async {
+        site.admit(rpc.flow(), &context.headers)?;
+        if rpc.flow() == Flow::BidiStream {
+            sink.open()?;
+        }
+        handle(&site, context, RequestStream::new(reader), &mut sink).await
+    })
+    .await;
+    let code = outcome.as_ref().err().map_or(Code::Ok, |status| status.code);
+    metrics.handled(rpc, code, started.elapsed());
+    sink.finish(&outcome);
+}
+
+/// Whether the caller rather fails than waits for a leader.
+pub(crate) fn requires_leader(headers: &HeaderMap) -> bool {
+    headers.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
 }
 
 /// Runs a handler; a panic in it ends the call, not the connection.
@@ -115,6 +166,6 @@ pub(crate) async fn until<T, F: Future<Output = T>>(
     tokio::time::timeout_at(deadline, work).await.map_err(|_| late())
 }
 
-fn no_message() -> Status {
+pub(crate) fn no_message() -> Status {
     Status::internal("the request holds no message: send one length-prefixed message")
 }

@@ -13,6 +13,7 @@ use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// One length-prefixed response message.
 pub(crate) enum Body {
@@ -26,6 +27,18 @@ impl Body {
     /// Encodes `message` with its length prefix.
     pub(crate) fn of<M: Message>(message: &M) -> Self {
         Self::Whole(framed(message))
+    }
+
+    /// The same for an answer that may be long: `slot` is held until all of it is sent.
+    pub(crate) fn holding<M: Message>(message: &M, slot: Option<OwnedSemaphorePermit>) -> Self {
+        let bytes = framed(message);
+        match slot {
+            None => Self::Whole(bytes),
+            Some(slot) => Self::Pieces(Box::new(std::iter::once(bytes).chain(std::iter::from_fn(move || {
+                let _held = &slot;
+                None
+            })))),
+        }
     }
 }
 

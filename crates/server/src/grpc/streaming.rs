@@ -31,6 +31,7 @@ pub struct CallContext {
     /// `hasleader: true` was sent: end the call with `etcdserver: no leader` when there is none.
     pub require_leader: bool,
     pub(crate) drain: watch::Receiver<bool>,
+    pub(crate) shared: Arc<ConnShared>,
 }
 
 impl CallContext {

@@ -38,7 +38,7 @@ pub(crate) enum Work {
 /// What the requests of a connection are answered by.
 pub(crate) trait Routes: Send + Sync + 'static {
     /// Begins a call. Must return at once.
-    fn start(&self, incoming: Incoming) -> Work;
+    fn start(self: &Arc<Self>, incoming: Incoming) -> Work;
 
     /// Answers a plain HTTP/1 request; bodies of requests are ignored.
     fn http(self: Arc<Self>, request: Request<()>) -> BoxFuture<'static, Response<Bytes>>;

@@ -28,7 +28,7 @@ pub(crate) struct ConnShared {
     /// Turns true when the server drains.
     pub(crate) drain: watch::Receiver<bool>,
     /// Bounds the calls that run apart.
-    pub(crate) apart: Semaphore,
+    pub(crate) apart: Arc<Semaphore>,
 }
 
 impl ConnShared {
@@ -40,7 +40,7 @@ impl ConnShared {
             stream_calls: AtomicUsize::new(0),
             has_sent: AtomicBool::new(false),
             drain,
-            apart: Semaphore::new(APART_CALLS_MAX),
+            apart: Arc::new(Semaphore::new(APART_CALLS_MAX)),
         })
     }
 }

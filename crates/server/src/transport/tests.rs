@@ -4,15 +4,15 @@
 use super::connection::ConnectionLimits;
 use super::listener::{Listening, Plain};
 use super::{Incoming, Routes, Work};
-use crate::grpc::call::{CallLimits, unary};
+use crate::grpc::call::{CallLimits, CallSite, UnaryContext, unary};
 use crate::grpc::reply::Body;
-use crate::grpc::rpc::Rpc;
+use crate::grpc::rpc::{Flow, Rpc};
 use crate::grpc::status::{Code, Status};
 use crate::metrics::Metrics;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use netsy_api::etcdserverpb::kv_client::KvClient;
 use netsy_api::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RangeResponse};
 use netsy_api::mvccpb::KeyValue;
@@ -29,28 +29,40 @@ const LIMITS: CallLimits = CallLimits { message_bytes_max: 2 << 20, request_time
 /// Range answers with its key as often as `limit` says; Put panics on key "panic" and sleeps on "slow".
 struct Echo(Metrics);
 
+impl CallSite for Echo {
+    fn metrics(&self) -> &Metrics {
+        &self.0
+    }
+
+    fn limits(&self) -> CallLimits {
+        LIMITS
+    }
+
+    fn admit(&self, _: Flow, _: &HeaderMap) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+async fn range(_: &Echo, _: UnaryContext, request: RangeRequest) -> Result<Body, Status> {
+    let kv = KeyValue { key: request.key, ..KeyValue::default() };
+    Ok(Body::of(&RangeResponse { kvs: vec![kv; request.limit as usize], ..RangeResponse::default() }))
+}
+
+async fn put(_: &Echo, _: UnaryContext, request: PutRequest) -> Result<Body, Status> {
+    match &request.key[..] {
+        b"panic" => panic!("as asked"),
+        b"slow" => tokio::time::sleep(Duration::from_millis(300)).await,
+        b"refuse" => return Err(Status::new(Code::Unknown, "caf\u{e9}: 100%")),
+        _ => {}
+    }
+    Ok(Body::of(&PutResponse::default()))
+}
+
 impl Routes for Echo {
-    fn start(&self, incoming: Incoming) -> Work {
+    fn start(self: &Arc<Self>, incoming: Incoming) -> Work {
         match Rpc::of_path(incoming.head.uri.path()) {
-            Some(Rpc::Range) => Work::Here(
-                unary(incoming, Rpc::Range, self.0.clone(), LIMITS, |_| Ok(()), |_, r: RangeRequest| async move {
-                    let kv = KeyValue { key: r.key, ..KeyValue::default() };
-                    Ok(Body::of(&RangeResponse { kvs: vec![kv; r.limit as usize], ..RangeResponse::default() }))
-                })
-                .boxed(),
-            ),
-            _ => Work::Queued(
-                unary(incoming, Rpc::Put, self.0.clone(), LIMITS, |_| Ok(()), |_, p: PutRequest| async move {
-                    match &p.key[..] {
-                        b"panic" => panic!("as asked"),
-                        b"slow" => tokio::time::sleep(Duration::from_millis(300)).await,
-                        b"refuse" => return Err(Status::new(Code::Unknown, "caf\u{e9}: 100%")),
-                        _ => {}
-                    }
-                    Ok(Body::of(&PutResponse::default()))
-                })
-                .boxed(),
-            ),
+            Some(Rpc::Range) => Work::Here(unary(self.clone(), incoming, Rpc::Range, range).boxed()),
+            _ => Work::Queued(unary(self.clone(), incoming, Rpc::Put, put).boxed()),
         }
     }
 

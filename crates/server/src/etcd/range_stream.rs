@@ -1,0 +1,83 @@
+//! etcdserverpb.KV/RangeStream: a range in slices, all of one revision (etcd 3.7; reference/etcd.md 1.2).
+
+use super::Service;
+use super::encode::kv_len;
+use super::errors::{status, timed_out};
+use super::kv_messages::range_message;
+use crate::grpc::call::{no_message, until};
+use crate::grpc::status::{Code, Status};
+use crate::grpc::streaming::{CallContext, RequestStream, ResponseSink, server_stopped};
+use netsy_api::etcdserverpb::range_request::{SortOrder, SortTarget};
+use netsy_api::etcdserverpb::{RangeRequest, RangeStreamResponse};
+use netsy_mvcc::RangeResult;
+use tokio::time::Instant;
+
+/// Keys in the first slice: enough to learn how large they are.
+const FIRST_KEYS: usize = 10;
+/// The most keys in one slice.
+const KEYS_MAX: usize = 100_000;
+
+/// RangeStream.
+pub(super) async fn range_stream(
+    service: &Service,
+    context: CallContext,
+    mut requests: RequestStream<RangeRequest>,
+    sink: &mut ResponseSink,
+) -> Result<(), Status> {
+    let request = requests.next().await?.ok_or_else(no_message)?;
+    check(&request)?;
+    // Long answers of one connection are bounded; see `apart`.
+    let _slot = context.shared.apart.clone().acquire_owned().await.ok();
+    let deadline = Instant::now() + service.limits.request_timeout;
+    let pages = service.node.range_pages(request, FIRST_KEYS);
+    let mut pages = until(deadline, timed_out, pages).await?.map_err(status)?;
+    let mut keys = FIRST_KEYS;
+    let mut page = pages.next(keys).await.map_err(status)?;
+    while let Some(mut slice) = page {
+        keys = next_keys(keys, &slice, service.request_bytes_max);
+        page = pages.next(keys).await.map_err(status)?;
+        let header = if page.is_some() {
+            // Only the last message has what is told once.
+            (slice.more, slice.count) = (false, 0);
+            None
+        } else {
+            Some(service.header_at(slice.header_revision, service.node.term()))
+        };
+        let message = RangeStreamResponse { range_response: Some(range_message(header, &slice)) };
+        tokio::select! {
+            biased;
+            sent = sink.send(&message) => sent?,
+            () = context.draining() => return Err(server_stopped()),
+        }
+    }
+    Ok(())
+}
+
+fn check(request: &RangeRequest) -> Result<(), Status> {
+    let plain = request.sort_order == SortOrder::None as i32
+        || (request.sort_order == SortOrder::Ascend as i32 && request.sort_target == SortTarget::Key as i32);
+    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
+        return Err(Status::new(Code::InvalidArgument, "etcdserver: invalid sort option"));
+    }
+    if !plain || request.sort_target != SortTarget::Key as i32 {
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+    }
+    let filters =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
+    if filters.iter().any(|&revision| revision != 0) {
+        return Err(Status::unimplemented("RangeStream does not support revision filters"));
+    }
+    Ok(())
+}
+
+/// How many keys the slice after `slice` gets, so that slices come to have about `bytes_target`.
+fn next_keys(keys: usize, slice: &RangeResult, bytes_target: usize) -> usize {
+    let bytes: usize = slice.kvs.iter().map(kv_len).sum();
+    if bytes * 2 < bytes_target {
+        (keys * 2).min(KEYS_MAX)
+    } else if bytes > bytes_target * 2 {
+        (keys / 2).max(1)
+    } else {
+        keys
+    }
+}

@@ -1,0 +1,99 @@
+//! Which handler a request goes to.
+
+use super::{Service, cluster, health, keep_alive, kv, lease, maintenance, range_stream};
+use crate::grpc::call::{streaming, unary};
+use crate::grpc::reply::Responder;
+use crate::grpc::rpc::Rpc;
+use crate::grpc::status::Status;
+use crate::transport::{Incoming, Routes, Work};
+use crate::web;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::{Method, Request, Response};
+use std::sync::Arc;
+
+impl Routes for Service {
+    fn start(self: &Arc<Self>, incoming: Incoming) -> Work {
+        if !is_grpc(&incoming) {
+            return plain(self.clone(), incoming);
+        }
+        let Some(rpc) = Rpc::of_path(incoming.head.uri.path()) else {
+            return refuse(incoming);
+        };
+        let site = self.clone();
+        match rpc {
+            Rpc::Range => Work::Here(unary(site, incoming, rpc, kv::range).boxed()),
+            Rpc::Put => Work::Queued(unary(site, incoming, rpc, kv::put).boxed()),
+            Rpc::Txn => Work::Queued(unary(site, incoming, rpc, kv::txn).boxed()),
+            Rpc::DeleteRange => Work::Queued(unary(site, incoming, rpc, kv::delete_range).boxed()),
+            Rpc::Compact => Work::Queued(unary(site, incoming, rpc, kv::compact).boxed()),
+            Rpc::RangeStream => Work::Queued(streaming(site, incoming, rpc, range_stream::range_stream).boxed()),
+            Rpc::Watch => Work::Queued(streaming(site, incoming, rpc, crate::watch::watch).boxed()),
+            Rpc::LeaseGrant => Work::Queued(unary(site, incoming, rpc, lease::grant).boxed()),
+            Rpc::LeaseRevoke => Work::Queued(unary(site, incoming, rpc, lease::revoke).boxed()),
+            Rpc::LeaseTimeToLive => Work::Here(unary(site, incoming, rpc, lease::time_to_live).boxed()),
+            Rpc::LeaseLeases => Work::Here(unary(site, incoming, rpc, lease::leases).boxed()),
+            Rpc::LeaseKeepAlive => Work::Queued(streaming(site, incoming, rpc, keep_alive::keep_alive).boxed()),
+            Rpc::MemberList => Work::Here(unary(site, incoming, rpc, cluster::member_list).boxed()),
+            Rpc::Alarm => Work::Queued(unary(site, incoming, rpc, maintenance::alarm).boxed()),
+            Rpc::Status => Work::Here(unary(site, incoming, rpc, maintenance::node_status).boxed()),
+            Rpc::Defragment => Work::Queued(unary(site, incoming, rpc, maintenance::defragment).boxed()),
+            Rpc::Hash => Work::Queued(unary(site, incoming, rpc, maintenance::hash).boxed()),
+            Rpc::HashKv => Work::Queued(unary(site, incoming, rpc, maintenance::hash_kv).boxed()),
+            Rpc::HealthCheck => Work::Here(unary(site, incoming, rpc, health::check).boxed()),
+            Rpc::HealthWatch => Work::Queued(streaming(site, incoming, rpc, health::watch).boxed()),
+            Rpc::MemberAdd
+            | Rpc::MemberRemove
+            | Rpc::MemberUpdate
+            | Rpc::MemberPromote
+            | Rpc::Snapshot
+            | Rpc::MoveLeader
+            | Rpc::Downgrade => refuse(incoming),
+        }
+    }
+
+    fn http(self: Arc<Self>, request: Request<()>) -> BoxFuture<'static, Response<Bytes>> {
+        web::client_port(self, request).boxed()
+    }
+}
+
+fn is_grpc(incoming: &Incoming) -> bool {
+    let content_type = incoming.head.headers.get(http::header::CONTENT_TYPE);
+    incoming.head.method == Method::POST
+        && content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// A plain HTTP request over HTTP/2.
+fn plain(service: Arc<Service>, incoming: Incoming) -> Work {
+    Work::Here(
+        async move {
+            let Incoming { head, send, shared, .. } = incoming;
+            let response = web::client_port(service, Request::from_parts(head, ())).await;
+            Responder { send, shared }.finish_http(response).await;
+        }
+        .boxed(),
+    )
+}
+
+/// A procedure that is not served: the code by which clients know to do without.
+fn refuse(incoming: Incoming) -> Work {
+    let Incoming { head, send, shared, .. } = incoming;
+    let path = head.uri.path();
+    let known = path.trim_start_matches('/').split_once('/').filter(|(service, _)| SERVICES.contains(service));
+    let message = match known {
+        Some((service, method)) => format!("unknown method {method} for service {service}: not served by netsy"),
+        None => format!("unknown service in {path}: not served by netsy"),
+    };
+    Responder { send, shared }.refuse(&Status::unimplemented(message));
+    Work::Here(std::future::ready(()).boxed())
+}
+
+const SERVICES: [&str; 6] = [
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "grpc.health.v1.Health",
+];
