@@ -11,6 +11,7 @@ use netsy_api::health::health_client::HealthClient;
 use netsy_api::mvccpb::KeyValue;
 use std::time::Duration;
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 
 /// Larger than any answer in these tests.
@@ -72,12 +73,12 @@ impl Client {
 
     /// Opens a watch stream without watches on it.
     pub async fn watch(&self) -> WatchStream {
-        self.try_watch().await.expect("open a watch stream")
+        self.watch_with(MetadataMap::new())
     }
 
-    /// Opens a watch stream without watches on it.
-    pub async fn try_watch(&self) -> Result<WatchStream, Status> {
-        WatchStream::open(WatchClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX)).await
+    /// Opens a watch stream with metadata.
+    pub fn watch_with(&self, metadata: MetadataMap) -> WatchStream {
+        WatchStream::open(WatchClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX), metadata)
     }
 
     /// Puts; gives the revision.

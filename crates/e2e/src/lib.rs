@@ -11,7 +11,7 @@
 
 pub mod arguments;
 pub mod client;
-// crash
+pub mod crash;
 pub mod etcdctl;
 pub mod ops;
 pub mod random;

@@ -6,8 +6,10 @@ use netsy_api::etcdserverpb::watch_request::RequestUnion;
 use netsy_api::mvccpb::Event;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 /// Far longer than an answer takes, on a busy machine too.
@@ -18,14 +20,23 @@ const REQUESTS_MAX: usize = 64;
 /// One stream; dropping it ends it.
 pub struct WatchStream {
     requests: mpsc::Sender<pb::WatchRequest>,
-    answers: tonic::Streaming<pb::WatchResponse>,
+    answers: Answers,
+}
+
+/// A server may send nothing, not even headers, before the first request: the call is on its way until then.
+enum Answers {
+    Opening(JoinHandle<Result<tonic::Response<tonic::Streaming<pb::WatchResponse>>, Status>>),
+    Open(tonic::Streaming<pb::WatchResponse>),
+    Failed,
 }
 
 impl WatchStream {
-    pub(crate) async fn open(mut service: WatchClient<Channel>) -> Result<Self, Status> {
+    pub(crate) fn open(mut service: WatchClient<Channel>, metadata: MetadataMap) -> Self {
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-        let answers = service.watch(ReceiverStream::new(receiver)).await?.into_inner();
-        Ok(Self { requests, answers })
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
+        *request.metadata_mut() = metadata;
+        let answers = Answers::Opening(tokio::spawn(async move { service.watch(request).await }));
+        Self { requests, answers }
     }
 
     /// Sends a request.
@@ -74,7 +85,16 @@ impl WatchStream {
 
     /// The next answer, the end of the stream, or its error.
     pub async fn try_next(&mut self) -> Result<Option<pb::WatchResponse>, Status> {
-        self.answers.message().await
+        // Nothing is lost when the caller gives up waiting: the state changes only at an answer.
+        if let Answers::Opening(call) = &mut self.answers {
+            let answer = call.await.map_err(|error| Status::internal(error.to_string()))?;
+            self.answers = Answers::Failed;
+            self.answers = Answers::Open(answer?.into_inner());
+        }
+        match &mut self.answers {
+            Answers::Open(answers) => answers.message().await,
+            Answers::Opening(_) | Answers::Failed => Ok(None),
+        }
     }
 
     /// The next answer if one comes within `limit`.
@@ -131,6 +151,14 @@ pub fn short(event: &Event) -> String {
         format!("P {key}={} @{}", String::from_utf8_lossy(&kv.value), kv.mod_revision)
     } else {
         format!("D {key} @{}", kv.mod_revision)
+    }
+}
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        if let Answers::Opening(call) = &self.answers {
+            call.abort();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! `NETSY_E2E_SERVER=etcd` runs them against a real etcd: what they expect was checked that way.
 
 mod check;
+mod errors;
 mod mismatch_kv;
 mod mismatch_rest;
 mod mismatch_watch;

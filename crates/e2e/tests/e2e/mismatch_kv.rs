@@ -145,7 +145,7 @@ async fn mismatch_04_duplicate_keys_in_both_branches() {
 async fn mismatch_05_limit_before_sort_where_no_order_is_named() {
     let server = Server::start().await;
     let client = server.client().await;
-    for key in ["c", "a", "b"] {
+    for key in ["d", "c", "a", "b"] {
         client.put(format!("k/{key}"), key).await;
     }
     let sorted = |target: SortTarget, order: SortOrder, limit: i64| {
@@ -153,17 +153,20 @@ async fn mismatch_05_limit_before_sort_where_no_order_is_named() {
         let client = client.clone();
         async move { keys(&client.range(request).await.expect("range").kvs) }
     };
-    // k/c was made first. Without an order the two first keys are taken, then sorted.
-    assert_eq!(sorted(SortTarget::Create, SortOrder::None, 2).await, ["k/a", "k/b"]);
-    assert_eq!(sorted(SortTarget::Create, SortOrder::None, 0).await, ["k/c", "k/a", "k/b"]);
-    assert_eq!(sorted(SortTarget::Create, SortOrder::Ascend, 2).await, ["k/c", "k/a"]);
+    // Without an order the first keys are taken, one more than the limit, then sorted, then cut to the limit.
+    assert_eq!(sorted(SortTarget::Create, SortOrder::None, 1).await, ["k/a"], "of a, b");
+    assert_eq!(sorted(SortTarget::Create, SortOrder::None, 2).await, ["k/c", "k/a"], "of a, b, c");
+    assert_eq!(sorted(SortTarget::Create, SortOrder::None, 3).await, ["k/d", "k/c", "k/a"]);
+    assert_eq!(sorted(SortTarget::Create, SortOrder::None, 0).await, ["k/d", "k/c", "k/a", "k/b"]);
+    // With one, all are sorted first.
+    assert_eq!(sorted(SortTarget::Create, SortOrder::Ascend, 2).await, ["k/d", "k/c"]);
     assert_eq!(sorted(SortTarget::Create, SortOrder::Descend, 2).await, ["k/b", "k/a"]);
-    assert_eq!(sorted(SortTarget::Key, SortOrder::Descend, 2).await, ["k/c", "k/b"]);
+    assert_eq!(sorted(SortTarget::Key, SortOrder::Descend, 2).await, ["k/d", "k/c"]);
     assert_eq!(sorted(SortTarget::Key, SortOrder::Ascend, 2).await, ["k/a", "k/b"]);
-    assert_eq!(sorted(SortTarget::Value, SortOrder::Descend, 2).await, ["k/c", "k/b"]);
+    assert_eq!(sorted(SortTarget::Value, SortOrder::Descend, 2).await, ["k/d", "k/c"]);
     client.put("k/b", "b2").await;
     assert_eq!(sorted(SortTarget::Version, SortOrder::Descend, 1).await, ["k/b"]);
-    assert_eq!(sorted(SortTarget::Mod, SortOrder::Ascend, 3).await, ["k/c", "k/a", "k/b"]);
+    assert_eq!(sorted(SortTarget::Mod, SortOrder::Ascend, 4).await, ["k/d", "k/c", "k/a", "k/b"]);
 }
 
 #[tokio::test]
