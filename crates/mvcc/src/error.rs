@@ -124,7 +124,9 @@ pub enum ApplyError {
         got: Term,
     },
     /// Not the revision that its mutations lead to.
-    #[error("entry {index} claims revision {got} where the state reaches {expected}: restore this node from the bucket")]
+    #[error(
+        "entry {index} claims revision {got} where the state reaches {expected}: restore this node from the bucket"
+    )]
     RevisionMismatch {
         /// The entry.
         index: LogIndex,

@@ -1,0 +1,172 @@
+//! Transactions: conditions, then all checks, then the operations (etcd.md 2.2).
+
+use crate::compare::{Compares, Path, ScanBudget};
+use crate::effects::Effects;
+use crate::error::Error;
+use crate::range_reader::{RangeReader, RangeResult};
+use crate::request::{OpResult, TxnResult};
+use crate::store::Store;
+use crate::types::ValueSource;
+use crate::{check, is_read_only};
+use netsy_api::etcdserverpb::request_op::Request;
+use netsy_api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest};
+use netsy_api::ids::{LeaseId, Revision};
+
+impl Store {
+    /// Answers a transaction that only reads ([`is_read_only`]) at the visible revision, which is returned with it, for
+    /// the header.
+    pub fn read_txn(&self, txn: &TxnRequest, values: &dyn ValueSource) -> Result<(TxnResult, Revision), Error> {
+        check::check_txn(txn, self.config.txn_ops_max)?;
+        let at = self.visible.revision;
+        let mut budget = ScanBudget(self.config.txn_scan_keys_max);
+        if !is_read_only(txn) {
+            // Writes belong to `evaluate`; nothing is found under that name here.
+            return Err(Error::KeyNotFound);
+        }
+        let path = Compares { store: self, at, values, budget: &mut budget }.path(txn)?;
+        let ops = branch(txn, &path, &mut 0);
+        check_ranges(self, ops, &path, &mut 1, (at, self.visible.compact))?;
+        let mut responses = Vec::with_capacity(ops.len());
+        for op in ops {
+            if let Some(Request::RequestRange(range)) = &op.request {
+                responses.push(OpResult::Range(read(self, range, at, values, &mut budget)?));
+            }
+        }
+        Ok((TxnResult { succeeded: path[0], responses }, at))
+    }
+}
+
+/// Checks and runs a transaction at the newest state. An error leaves the effects half-made: the caller aborts.
+pub(crate) fn run(effects: &mut Effects<'_>, txn: &TxnRequest, values: &dyn ValueSource) -> Result<TxnResult, Error> {
+    let store = &*effects.store;
+    let before = store.head;
+    let mut budget = ScanBudget(store.config.txn_scan_keys_max);
+    let path = Compares { store, at: before.revision, values, budget: &mut budget }.path(txn)?;
+    let ops = branch(txn, &path, &mut 0);
+    check_puts(store, ops, &path, &mut 1)?;
+    check_ranges(store, ops, &path, &mut 1, (before.revision, before.compact))?;
+    Run { effects, values, path: &path, budget }.txn(txn, &mut 0)
+}
+
+/// The operations of the branch that the `at`th transaction of the path takes.
+fn branch<'t>(txn: &'t TxnRequest, path: &Path, at: &mut usize) -> &'t [RequestOp] {
+    let taken = path.get(*at).copied().unwrap_or(false);
+    *at += 1;
+    if taken { &txn.success } else { &txn.failure }
+}
+
+fn check_puts(store: &Store, ops: &[RequestOp], path: &Path, at: &mut usize) -> Result<(), Error> {
+    for op in ops {
+        match &op.request {
+            Some(Request::RequestPut(put)) => {
+                if (put.ignore_value || put.ignore_lease) && store.head_version(&put.key).is_none() {
+                    return Err(Error::KeyNotFound);
+                }
+                if put.lease != 0 && !store.lessor.contains(LeaseId(put.lease)) {
+                    return Err(Error::LeaseNotFound);
+                }
+            }
+            Some(Request::RequestTxn(txn)) => {
+                let ops = branch(txn, path, at);
+                check_puts(store, ops, path, at)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Revisions are checked against the state before the transaction, negative ones like any other.
+fn check_ranges(
+    store: &Store,
+    ops: &[RequestOp],
+    path: &Path,
+    at: &mut usize,
+    (current, compact): (Revision, Revision),
+) -> Result<(), Error> {
+    for op in ops {
+        match &op.request {
+            Some(Request::RequestRange(range)) if range.revision != 0 => {
+                if range.revision > current.0 {
+                    return Err(Error::FutureRevision);
+                }
+                if range.revision < compact.0 {
+                    return Err(Error::Compacted);
+                }
+            }
+            Some(Request::RequestTxn(txn)) => {
+                let ops = branch(txn, path, at);
+                check_ranges(store, ops, path, at, (current, compact))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn read(
+    store: &Store,
+    range: &RangeRequest,
+    at: Revision,
+    values: &dyn ValueSource,
+    budget: &mut ScanBudget,
+) -> Result<RangeResult, Error> {
+    let mut reader = RangeReader::fixed(range, at, at)?;
+    let looked_at = reader.step_within(store, budget.0)?;
+    budget.0 = budget.0.checked_sub(looked_at).ok_or(Error::TooManyOps)?;
+    let mut found = Vec::new();
+    for at in reader.wanted() {
+        found.push(values.value(at).map_err(|reason| Error::ValueUnreadable { at, reason })?);
+    }
+    reader.fill(found);
+    Ok(reader.finish())
+}
+
+struct Run<'r, 's> {
+    effects: &'r mut Effects<'s>,
+    values: &'r dyn ValueSource,
+    path: &'r Path,
+    budget: ScanBudget,
+}
+
+impl Run<'_, '_> {
+    fn txn(&mut self, txn: &TxnRequest, at: &mut usize) -> Result<TxnResult, Error> {
+        let succeeded = self.path.get(*at).copied().unwrap_or(false);
+        let ops = branch(txn, self.path, at);
+        let mut responses = Vec::with_capacity(ops.len());
+        for op in ops {
+            responses.push(self.op(op, at)?);
+        }
+        Ok(TxnResult { succeeded, responses })
+    }
+
+    fn op(&mut self, op: &RequestOp, at: &mut usize) -> Result<OpResult, Error> {
+        Ok(match &op.request {
+            Some(Request::RequestRange(range)) => {
+                let revision = self.effects.revision();
+                OpResult::Range(read(self.effects.store, range, revision, self.values, &mut self.budget)?)
+            }
+            Some(Request::RequestPut(put)) => {
+                crate::evaluate::put(self.effects, put, self.values)?;
+                let prev = if put.prev_kv { self.effects.last_prev().cloned() } else { None };
+                OpResult::Put { prev, revision: self.effects.revision() }
+            }
+            Some(Request::RequestDeleteRange(delete)) => {
+                let (deleted, prevs) = crate::evaluate::delete_range(self.effects, delete)?;
+                OpResult::DeleteRange { deleted, prevs, revision: self.effects.revision() }
+            }
+            Some(Request::RequestTxn(txn)) => OpResult::Txn(self.txn(txn, at)?),
+            None => return Err(Error::KeyNotFound),
+        })
+    }
+}
+
+/// Whether a put in either branch, nested ones included, would add data.
+pub(crate) fn has_put(txn: &TxnRequest) -> bool {
+    check::any_op(txn, &|op| matches!(op, Request::RequestPut(PutRequest { .. })))
+}
+
+/// Whether either branch, nested ones included, has anything but ranges.
+pub(crate) fn has_write(txn: &TxnRequest) -> bool {
+    check::any_op(txn, &|op| !matches!(op, Request::RequestRange(_)))
+}
