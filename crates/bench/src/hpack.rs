@@ -31,7 +31,7 @@ impl Meaning {
         match name {
             b":status" => Meaning::HttpStatus(number()),
             b"grpc-status" => Meaning::GrpcStatus(number()),
-            b"grpc-message" if !value.is_empty() => Meaning::GrpcMessage(String::from_utf8_lossy(value).into()),
+            b"grpc-message" if !value.is_empty() => Meaning::GrpcMessage(percent_decoded(value)),
             _ => Meaning::Other,
         }
     }
@@ -141,6 +141,26 @@ impl Decoder {
         *block = rest;
         if huffman { self.huffman.decode(raw) } else { Ok(raw.to_vec()) }
     }
+}
+
+/// gRPC sends its messages percent-encoded.
+fn percent_decoded(value: &[u8]) -> Box<str> {
+    let mut out = Vec::with_capacity(value.len());
+    let mut rest = value;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
+        match (byte, hex) {
+            (b'%', Some(decoded)) => {
+                out.push(decoded);
+                rest = &tail[2..];
+            }
+            _ => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into()
 }
 
 fn note(meaning: &Meaning, outcome: &mut Outcome) {
@@ -350,12 +370,12 @@ mod tests {
         block.extend_from_slice(b"grpc-status");
         block.extend_from_slice(&[2, b'1', b'4', 0x00, 12]);
         block.extend_from_slice(b"grpc-message");
-        block.extend_from_slice(&[4]);
-        block.extend_from_slice(b"gone");
+        block.extend_from_slice(&[8]);
+        block.extend_from_slice(b"100%25 %");
         let mut decoder = Decoder::new();
         let mut outcome = Outcome::default();
         decoder.decode(&block, &mut outcome).unwrap();
-        assert_eq!((outcome.grpc_status, outcome.grpc_message.as_deref()), (Some(14), Some("gone")));
+        assert_eq!((outcome.grpc_status, outcome.grpc_message.as_deref()), (Some(14), Some("100% %")));
         let mut again = Outcome::default();
         decoder.decode(&[0xbe], &mut again).unwrap();
         assert_eq!(again.grpc_status, Some(14));

@@ -15,24 +15,36 @@ use crate::rows::{self, Goal, Row};
 use crate::servers::{Server, Template};
 use crate::spec::{Mode, Spec};
 
+/// One node that acknowledges a write once its own disk has it, as a single etcd does.
+const NETSY_COMMAND: &str = "{netsy} server --config={config} --node-id=bench-1 --data-dir={data}/node \
+     --bind-client=127.0.0.1:{client} --bind-health=127.0.0.1:{health} --insecure-loopback-only \
+     --copies-min=1 --log=warn";
+/// One node that acknowledges a write once the object store has it, which takes 30 ms a call.
+const QUORUM_0_COMMAND: &str = "env NETSY_STORE_LATENCY=30ms {netsy} server --config={config} --node-id=bench-1 \
+     --data-dir={data}/node --bind-client=127.0.0.1:{client} --bind-health=127.0.0.1:{health} \
+     --insecure-loopback-only --quorum=0 --log=warn";
+const NETSY_CONFIG: &str = r#"{"cluster_id": "bench", "storage": {"provider": "file", "path": "{data}/store"}}"#;
+
 #[derive(Args)]
 pub struct SuiteArgs {
     /// etcd's program; scripts/etcd.sh builds it.
     #[arg(long, default_value = ".tools/etcd")]
     etcd: PathBuf,
-    /// netsy's command line with {data}, {client}, {peer}, {health} and {config} to fill in. One
-    /// node that acknowledges from its own disk. Without it etcd's own figures are taken.
+    /// netsy's program.
+    #[arg(long, default_value = "target/release/netsy")]
+    netsy: PathBuf,
+    /// Takes etcd's figures alone.
     #[arg(long)]
-    netsy_cmd: Option<String>,
-    /// A cluster file to be filled in the same way; {config} is where it ends up.
+    etcd_only: bool,
+    /// netsy's command line; {netsy}, {data}, {client}, {peer}, {health} and {config} are filled in.
+    #[arg(long, default_value = NETSY_COMMAND)]
+    netsy_cmd: String,
+    /// A cluster file to use instead of the built-in one, filled in the same way as {config}.
     #[arg(long)]
     netsy_config: Option<PathBuf>,
     /// netsy's command line with quorum 0 and --call-ms added to each object-store call.
-    #[arg(long)]
-    quorum0_cmd: Option<String>,
-    /// The cluster file of that one.
-    #[arg(long)]
-    quorum0_config: Option<PathBuf>,
+    #[arg(long, default_value = QUORUM_0_COMMAND)]
+    quorum0_cmd: String,
     /// What the object store of --quorum0-cmd takes for a call, ms.
     #[arg(long, default_value_t = 30.0)]
     call_ms: f64,
@@ -83,8 +95,9 @@ pub fn main(args: &SuiteArgs) -> Result<()> {
     let wanted = |id: &str| args.rows.is_empty() || args.rows.iter().any(|r| r == id);
 
     let mut templates = Vec::new();
-    if let Some(command) = &args.netsy_cmd {
-        templates.push(netsy(command, args.netsy_config.as_ref())?);
+    if !args.etcd_only {
+        ensure!(args.netsy.is_file(), "{} is not there: cargo build --release -p netsy", args.netsy.display());
+        templates.push(netsy(args, &args.netsy_cmd)?);
     }
     templates.push(Template::etcd(&args.etcd));
 
@@ -97,9 +110,9 @@ pub fn main(args: &SuiteArgs) -> Result<()> {
         eprintln!("{}: {} keys ...", rows::MILLION, args.million);
         million(args, &templates, &mut outcome).context("row million")?;
     }
-    if let (true, Some(command)) = (wanted(rows::QUORUM_0), &args.quorum0_cmd) {
+    if wanted(rows::QUORUM_0) && !args.etcd_only {
         eprintln!("{}: {} ms a call ...", rows::QUORUM_0, args.call_ms);
-        quorum_0(args, &netsy(command, args.quorum0_config.as_ref())?, &mut outcome).context("row quorum-0")?;
+        quorum_0(args, &netsy(args, &args.quorum0_cmd)?, &mut outcome).context("row quorum-0")?;
     }
     print!("{}", markdown(&outcome.lines));
     if let Some(path) = &args.json {
@@ -109,9 +122,13 @@ pub fn main(args: &SuiteArgs) -> Result<()> {
     Ok(())
 }
 
-fn netsy(command: &str, config: Option<&PathBuf>) -> Result<Template> {
-    let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
-    Ok(Template { name: "netsy".into(), command: command.to_owned(), config: config.map(read).transpose()? })
+fn netsy(args: &SuiteArgs, command: &str) -> Result<Template> {
+    let config = match &args.netsy_config {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?,
+        None => NETSY_CONFIG.to_owned(),
+    };
+    let command = command.replace("{netsy}", &args.netsy.display().to_string());
+    Ok(Template { name: "netsy".into(), command, config: Some(config) })
 }
 
 fn servers(templates: &[Template], args: &SuiteArgs) -> Result<Vec<Server>> {
