@@ -2,9 +2,9 @@
 
 use super::history::HistoryError;
 use super::stream::StreamQueue;
-use super::types::{Event, KvRef, ValueRef};
 use bytes::Bytes;
 use netsy_api::ids::{Position, Revision};
+use netsy_mvcc::{Event, KvRef, ValueRef};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};

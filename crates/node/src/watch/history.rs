@@ -1,9 +1,9 @@
 //! What replay needs of the node: committed history and old values.
 
 use super::events::CommittedEvents;
-use super::types::KvRef;
 use bytes::Bytes;
 use netsy_api::ids::{Position, Revision};
+use netsy_mvcc::KvRef;
 use std::fmt;
 
 /// Why history could not be read. The streams that needed it are ended with it.

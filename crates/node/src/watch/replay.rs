@@ -5,11 +5,11 @@ use super::events::{CommittedEvents, RevisionEvents, Selection};
 use super::history::HistoryError;
 use super::hub::Shared;
 use super::item::{Replayed, StreamEnd, WatchItem};
-use super::matcher::Matcher;
 use super::state::{Phase, State, Wanted, Watcher};
-use super::types::EventKind;
 use bytes::Bytes;
 use netsy_api::ids::Revision;
+use netsy_mvcc::watch_match::Matcher;
+use netsy_mvcc::{EventKind, KeyRange};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
@@ -303,7 +303,7 @@ fn recent_from(state: &State, from: Revision, bytes_max: usize) -> Vec<Arc<Commi
 fn find_matches(targets: &[Target], revisions: Vec<Arc<CommittedEvents>>, through: &mut Revision) -> Vec<Matched> {
     let mut matcher = Matcher::default();
     for (i, target) in targets.iter().enumerate() {
-        matcher.add(&target.wanted.range, i as u32);
+        matcher.add(KeyRange::clone(&target.wanted.range), i as u32);
     }
     let mut matched = Vec::new();
     let mut deliveries = 0;

@@ -2,14 +2,14 @@
 
 use super::events::{CommittedEvents, RevisionEvents, Selection};
 use super::item::{ALL_WATCHES, CreateError, Deliveries, Delivery, StreamEnd, WatchItem};
-use super::matcher::Matcher;
 use super::options::WatchOptions;
-use super::range::WatchRange;
+use super::range::watched;
 use super::recent::Recent;
 use super::stream::{NewWatch, StreamQueue, header_revision};
 use super::ticks::Ticks;
-use super::types::EventKind;
 use netsy_api::ids::Revision;
+use netsy_mvcc::watch_match::{MatchId, Matcher};
+use netsy_mvcc::{EventKind, KeyRange};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::task::Waker;
@@ -43,7 +43,7 @@ impl Phase {
 /// What decides whether an event is for a watcher, its phase aside.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    pub(super) range: Arc<WatchRange>,
+    pub(super) range: Arc<KeyRange>,
     pub(super) no_put: bool,
     pub(super) no_delete: bool,
 }
@@ -73,6 +73,8 @@ pub(super) struct Watcher {
     /// Progress below this is not told.
     progress_from: Revision,
     pub(super) phase: Phase,
+    /// While it is synced.
+    match_id: Option<MatchId>,
     /// Which publish touched it last, and where its delivery is.
     mark: u64,
     mark_at: u32,
@@ -245,7 +247,7 @@ impl State {
     }
 
     fn try_create(&mut self, slot: u32, new: &NewWatch, revision: Revision, now: Instant) -> Result<u32, CreateError> {
-        let range = WatchRange::from_request(&new.key, &new.range_end).map_err(|_| CreateError::RangeEmpty)?;
+        let range = watched(&new.key, &new.range_end).ok_or(CreateError::RangeEmpty)?;
         if new.start_revision < 0 {
             return Err(CreateError::StartNegative);
         }
@@ -283,6 +285,7 @@ impl State {
             first,
             progress_from,
             phase: Phase::Dead,
+            match_id: None,
             mark: 0,
             mark_at: 0,
         };
@@ -325,7 +328,7 @@ impl State {
         let Some(watcher) = self.watchers[at as usize].as_mut() else { return };
         let old = std::mem::replace(&mut watcher.phase, new);
         match old {
-            Phase::Synced => self.matcher.remove(at),
+            Phase::Synced => watcher.match_id.take().into_iter().for_each(|id| self.matcher.remove(id)),
             Phase::Waiting { next, turn } => {
                 self.waiting_by_turn.remove(&turn);
                 self.waiting_by_next.remove(&(next, at));
@@ -333,9 +336,7 @@ impl State {
             Phase::Reading { .. } | Phase::Parked { .. } | Phase::Dead => {}
         }
         match new {
-            Phase::Synced => {
-                self.matcher.add(&watcher.wanted.range, at);
-            }
+            Phase::Synced => watcher.match_id = Some(self.matcher.add(KeyRange::clone(&watcher.wanted.range), at)),
             Phase::Waiting { next, turn } => {
                 self.waiting_by_turn.insert(turn, at);
                 self.waiting_by_next.insert((next, at));

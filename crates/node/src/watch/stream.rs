@@ -147,6 +147,11 @@ impl WatchStream {
         queue.bytes < self.queue.bytes_max
     }
 
+    /// Bytes that wait in the stream's queue.
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.queue.lock().bytes
+    }
+
     /// Moves items of about `bytes_max` bytes to `into`, at least one; pending: there is none.
     pub fn poll_items(
         &self,
