@@ -12,8 +12,29 @@ use futures::stream::BoxStream;
 /// Identifies one write of one object: two reads with the same version saw the same
 /// write, as far as the provider can tell. S3's is the ETag, which is equal for equal
 /// bodies; that is why every body that is swapped carries a fresh nonce (R1).
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct Version(Arc<str>);
+
+impl Version {
+    /// Some stores quote an ETag in one answer and not in another.
+    fn bare(&self) -> &str {
+        self.0.trim_matches('"')
+    }
+}
+
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.bare() == other.bare()
+    }
+}
+
+impl Eq for Version {}
+
+impl std::hash::Hash for Version {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.bare().hash(state);
+    }
+}
 
 impl Version {
     /// Made by providers only; callers treat it as opaque.

@@ -9,11 +9,25 @@
 //! Start at [`Bucket`].
 
 pub mod bucket;
+pub mod cleanup;
 pub mod config;
+mod credentials;
+pub mod format;
+pub mod keys;
+pub mod log_reader;
+pub mod manifest;
+pub mod object_log;
+mod provider;
+pub mod read;
+pub mod restore;
+pub mod segment;
 pub mod settle;
+pub mod slow;
+pub mod snapshot;
 
 pub use bucket::{
     Bucket, CreateOutcome, Download, ErrorKind, Listed, Object, Result, RetryPolicy, StoreError, SwapOutcome, Upload,
     Version,
 };
 pub use config::{Encryption, Provider, StorageConfig};
+pub use provider::{Buckets, LATENCY_VARIABLE, open};

@@ -1,0 +1,16 @@
+//! Where credentials for the store come from: each provider's whole standard chain.
+
+pub(crate) mod aws;
+pub(crate) mod gcp;
+
+use std::time::Duration;
+
+use object_store::RetryConfig;
+
+/// One call to a token or metadata service.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Such a service answers at once or is not there.
+pub(crate) fn retry() -> RetryConfig {
+    RetryConfig { max_retries: 3, retry_timeout: Duration::from_secs(10), ..RetryConfig::default() }
+}
