@@ -64,6 +64,18 @@ impl Folder {
         files::sync_dir(&self.path).map_err(|e| Error::io(&self.path, "syncing the folder", e))
     }
 
+    /// Moves the database and what SQLite keeps beside it into another folder of the same file system.
+    pub(crate) fn move_database(&self, to: &Path) -> Result<(), Error> {
+        // The log beside it first: without it the database is an older one, which opens, too.
+        for suffix in ["-wal", "-shm", "-journal", ""] {
+            let from = Self::beside(&self.database, suffix);
+            let Some(name) = from.file_name().filter(|_| from.exists()) else { continue };
+            std::fs::rename(&from, to.join(name)).map_err(|e| Error::io(&from, "moving", e))?;
+        }
+        files::sync_dir(to).map_err(|e| Error::io(to, "syncing the folder", e))?;
+        self.sync()
+    }
+
     /// Removes a database and what SQLite keeps beside it.
     pub(crate) fn remove(&self, database: &Path) -> Result<(), Error> {
         let mut removed = false;

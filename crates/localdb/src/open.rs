@@ -81,6 +81,18 @@ impl LocalDb {
         let writer = Writer::new(shared, readers.clone(), conn, checkpointer, state);
         Ok((writer, readers, identity))
     }
+
+    /// Moves the database in `folder`, which must not be open, to the folder `aside`, which is made: the next
+    /// [`open`](Self::open) makes a new one. For a database that may not be used any more (a restored backup, R11) but
+    /// that nobody should lose either.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] and what the file system reports; a crash in the middle leaves a database that opens, or none.
+    pub fn set_aside(folder: &Path, aside: &Path) -> Result<(), Error> {
+        let folder = Folder::lock(folder)?;
+        std::fs::create_dir_all(aside).map_err(|e| Error::io(aside, "making the folder", e))?;
+        folder.move_database(aside)
+    }
 }
 
 fn create(conn: &mut Connection, path: &Path, cluster_id: &str) -> Result<Identity, Error> {

@@ -1,1 +1,60 @@
-fn main() {}
+//! The program: command line, configuration, logs, signals. Nothing here that a library could own.
+
+mod command;
+mod config;
+mod logs;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A replicated key-value database that speaks the etcd v3 API and keeps its data in object storage.
+#[derive(Parser)]
+#[command(name = "netsy", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Starts a node for trying things out: object store and database in one folder, loopback only.
+    Dev(command::dev::DevArgs),
+    /// Starts a node of a cluster.
+    Server(command::server::ServerArgs),
+    /// Works with the cluster file.
+    #[command(subcommand)]
+    Config(command::config::ConfigCommand),
+    /// Prints one of netsy's files: a path or an object URL (s3://, gs://, file://).
+    Inspect(command::inspect::InspectArgs),
+    /// Lists the places at which NETSY_FAILPOINT can end the process.
+    #[command(hide = true)]
+    Failpoints,
+    #[cfg(feature = "crashfs")]
+    /// Takes back whatever a killed node had written to a folder and not synced.
+    #[command(hide = true)]
+    CrashfsRecover { dir: std::path::PathBuf },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Dev(args) => command::dev::run(args),
+        Command::Server(args) => command::server::run(args),
+        Command::Config(args) => command::config::run(args),
+        Command::Inspect(args) => command::inspect::run(args),
+        Command::Failpoints => {
+            for name in netsy_node::failpoint::NAMES {
+                println!("{name}");
+            }
+            Ok(())
+        }
+        #[cfg(feature = "crashfs")]
+        Command::CrashfsRecover { dir } => command::crashfs::recover(&dir),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("netsy: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! One file per command.
+
+pub mod config;
+#[cfg(feature = "crashfs")]
+pub mod crashfs;
+pub mod dev;
+pub mod inspect;
+mod run_node;
+pub mod server;

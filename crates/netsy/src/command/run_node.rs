@@ -1,0 +1,141 @@
+//! Running a node until a signal or its own end.
+
+use crate::config::ClusterConfig;
+use anyhow::{Context, anyhow, bail};
+use netsy_api::ids::NodeId;
+use netsy_node::{Ended, Node, NodeConfig};
+use netsy_server::{Server, ServerConfig};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Bytes of current values kept in memory.
+const VALUE_CACHE_BYTES_MAX: usize = 64 << 20;
+
+/// Where a node listens.
+pub struct Listen {
+    pub client: SocketAddr,
+    pub health: Option<SocketAddr>,
+    /// `None`: made from the address it listens on.
+    pub advertise_client: Option<String>,
+}
+
+/// What a running node can say of itself.
+pub struct Started {
+    pub client: SocketAddr,
+    pub survives: String,
+}
+
+/// For benchmarks and tests: time added to each call of the object store, which stands in for a distant one.
+pub fn store_latency_from_environment() -> anyhow::Result<Duration> {
+    match std::env::var("NETSY_TEST_STORE_LATENCY") {
+        Err(_) => Ok(Duration::ZERO),
+        Ok(text) => crate::config::values::duration(&text).map_err(|e| anyhow!("NETSY_TEST_STORE_LATENCY: {e}")),
+    }
+}
+
+/// Runs a node. Returns once it has stopped gracefully; anything else is an error.
+pub fn run(
+    cluster: ClusterConfig,
+    node_id: NodeId,
+    data_dir: PathBuf,
+    listen: Listen,
+    announce: impl FnOnce(&Started),
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let result = runtime.block_on(serve(cluster, node_id, data_dir, listen, announce));
+    // Threads that still read from a store that hangs must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(
+    cluster: ClusterConfig,
+    node_id: NodeId,
+    data_dir: PathBuf,
+    listen: Listen,
+    announce: impl FnOnce(&Started),
+) -> anyhow::Result<()> {
+    // Before anything slow, so that no signal is missed.
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let buckets = netsy_objects::open(&cluster.storage).await.context("object storage")?;
+    let advertise = listen.advertise_client.clone().unwrap_or_else(|| format!("http://{}", listen.client));
+    let config = node_config(&cluster, node_id, data_dir, advertise)?;
+    let starting = Node::start(config, buckets);
+    let node = tokio::select! {
+        node = starting => node?,
+        _ = terminate.recv() => bail!("stopped by SIGTERM before it served"),
+        _ = interrupt.recv() => bail!("stopped before it served"),
+    };
+    let limits = ServerConfig {
+        request_bytes_max: cluster.request_bytes_max,
+        request_timeout: netsy_node::REQUEST_TIMEOUT,
+        drain_timeout: cluster.drain_timeout,
+        ..ServerConfig::default()
+    };
+    let server = match Server::start(limits, node.clone(), listen.client, listen.health).await {
+        Ok(server) => server,
+        Err(error) => {
+            if let Err(problem) = node.stop().await {
+                tracing::warn!(%problem, "stopping");
+            }
+            return Err(error.into());
+        }
+    };
+    let started = Started { client: server.client_addr(), survives: node.survives() };
+    tracing::info!("durability: {}", started.survives);
+    announce(&started);
+    tracing::info!(client = %started.client, revision = node.revision().0, "ready to serve client requests");
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = node.ended() => Some(ended),
+    };
+    match ended {
+        None => {
+            tracing::info!("stopping: requests under way are finished, then everything is brought to object storage");
+            server.stop().await;
+            node.stop().await.map_err(|e| anyhow!("the stop was not complete: {e}"))?;
+            tracing::info!("stopped: object storage has everything");
+            Ok(())
+        }
+        Some(Ended::Stopped) => Ok(()),
+        // Clients are to go elsewhere at once; what was promised is in the bucket or on disk.
+        Some(Ended::Deposed(by)) => bail!("another process took over this cluster: {by}; start this node again once it is gone"),
+        Some(Ended::Failed(why)) => bail!("the node cannot go on: {why}"),
+    }
+}
+
+fn node_config(
+    cluster: &ClusterConfig,
+    node_id: NodeId,
+    data_dir: PathBuf,
+    advertise_client: String,
+) -> anyhow::Result<NodeConfig> {
+    Ok(NodeConfig {
+        cluster_id: cluster.cluster_id.clone(),
+        node_id,
+        data_dir,
+        advertise_client: vec![advertise_client],
+        advertise_peer: vec![],
+        quorum: cluster.quorum,
+        copies_min: cluster.copies_min,
+        read_lease: cluster.read_lease,
+        chunk_bytes: cluster.chunk_bytes,
+        chunk_age: cluster.chunk_age,
+        snapshot_records: cluster.snapshot_records,
+        snapshot_bytes: cluster.snapshot_bytes,
+        snapshot_age: cluster.snapshot_age,
+        snapshot_retention: cluster.snapshot_retention,
+        compaction_interval: cluster.compaction_interval,
+        compaction_retention: cluster.compaction_retention,
+        drain_timeout: cluster.drain_timeout,
+        request_bytes_max: cluster.request_bytes_max,
+        txn_ops_max: cluster.txn_ops_max,
+        db_bytes_max: cluster.db_bytes_max,
+        value_cache_bytes_max: VALUE_CACHE_BYTES_MAX,
+        sqlite_vfs: None,
+    })
+}

@@ -1,0 +1,221 @@
+//! Work beside requests: leases that run out, automatic compaction, deleting rows, database figures.
+
+use crate::clock::boot_millis;
+use crate::error::NodeError;
+use crate::failpoint;
+use crate::node::Inner;
+use crate::writer::Command;
+use netsy_api::ids::{LeaseId, LogIndex, Position, Revision};
+use netsy_mvcc::WriteRequest;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+
+/// How often leases are looked at.
+const LEASE_TICK: Duration = Duration::from_millis(500);
+/// Leases ended per tick: a mass expiry is spread, so that it does not hold up writes.
+const LEASES_PER_TICK_MAX: usize = 500;
+/// How often database figures are read.
+const FIGURES_TICK: Duration = Duration::from_millis(500);
+/// Keys of the index looked at under one lock by a compaction.
+const COMPACT_KEYS_PER_STEP: usize = 1024;
+/// Rows deleted in one commit, so that writes wait little for it.
+const DELETE_ROWS_PER_STEP: usize = 500;
+/// Pause while a long read needs what is to be removed.
+const PIN_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two deletes.
+const DELETE_PAUSE: Duration = Duration::from_millis(2);
+
+/// Ends leases whose time is over and records how much is left of long ones.
+pub(crate) async fn leases(node: Arc<Inner>) {
+    let mut tick = tokio::time::interval(LEASE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = node.stopping() => return,
+            _ = tick.tick() => {}
+        }
+        let now = boot_millis();
+        let (expired, due) = {
+            let mut store = node.store.write();
+            (store.lease_expired(now, LEASES_PER_TICK_MAX), store.lease_due_checkpoints(now, LEASES_PER_TICK_MAX))
+        };
+        if !due.is_empty()
+            && let Err(error) = node.submit(WriteRequest::LeaseCheckpoint(due)).await
+        {
+            tracing::warn!(%error, "lease checkpoints were not recorded; they will be tried again");
+        }
+        // At once into the writer's queue, so that they share a commit.
+        let ended = expired.into_iter().map(|id| expire(&node, id, now));
+        futures::future::join_all(ended).await;
+    }
+}
+
+async fn expire(node: &Inner, id: LeaseId, now_ms: u64) {
+    match node.submit(WriteRequest::LeaseExpire { id, now_ms }).await {
+        Ok(_) => {
+            failpoint::hit("lease.expired");
+            node.metrics.leases_expired.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(error) => {
+            tracing::warn!(%id, %error, "a lease that ran out could not be ended yet; it will be tried again")
+        }
+    }
+}
+
+/// Reads sizes of the database now and then: the quota and Status use them.
+pub(crate) async fn figures(node: Arc<Inner>) {
+    let mut tick = tokio::time::interval(FIGURES_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = node.stopping() => return,
+            _ = tick.tick() => {}
+        }
+        node.read_figures().await;
+    }
+}
+
+impl Inner {
+    /// Reads the database's sizes now.
+    pub(crate) async fn read_figures(&self) {
+        let readers = self.readers.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            Ok::<_, netsy_localdb::Error>((readers.size_bytes()?, readers.in_use_bytes()?))
+        });
+        match read.await {
+            Ok(Ok((size, in_use))) => {
+                self.metrics.db_bytes.store(size, Ordering::Relaxed);
+                self.metrics.db_bytes_in_use.store(in_use, Ordering::Relaxed);
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "the size of the local database could not be read"),
+            Err(error) => tracing::warn!(%error, "the size of the local database could not be read"),
+        }
+    }
+}
+
+/// Compacts by itself every `compaction_interval`, keeping `compaction_retention` and what live watches need.
+pub(crate) async fn automatic_compaction(node: Arc<Inner>) {
+    let (interval, retention) = (node.config.compaction_interval, node.config.compaction_retention);
+    if interval.is_zero() {
+        return;
+    }
+    // Samples often enough that the retention is kept to within a tenth.
+    let pause = (interval.min(retention.max(Duration::from_secs(1))) / 10).max(Duration::from_millis(100));
+    let mut samples: VecDeque<(Instant, Revision)> = VecDeque::new();
+    let mut next = Instant::now() + interval;
+    loop {
+        tokio::select! {
+            () = node.stopping() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        samples.push_back((Instant::now(), node.revision()));
+        if Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + interval;
+        let mut target = None;
+        while samples.front().is_some_and(|(at, _)| at.elapsed() >= retention) {
+            target = samples.pop_front().map(|(_, revision)| revision);
+        }
+        let Some(target) = target else { continue };
+        let needed = node.hub().oldest_needed().unwrap_or(target);
+        let target = target.min(needed);
+        if target <= node.compact_revision() || target.0 <= 1 {
+            continue;
+        }
+        match node.submit(WriteRequest::Compact { revision: target }).await {
+            Ok(_) => tracing::info!(revision = target.0, "automatic compaction"),
+            // Somebody else compacted further meanwhile.
+            Err(NodeError::Mvcc(_)) => {}
+            Err(error) => tracing::warn!(%error, "automatic compaction was not done; it will be tried again"),
+        }
+    }
+}
+
+/// Removes what compactions let go, first from the index, then from the database.
+pub(crate) async fn physical_compaction(node: Arc<Inner>, done: watch::Sender<Revision>) {
+    let mut committed = node.publisher.watch_committed();
+    loop {
+        let wanted = node.compact_revision();
+        if wanted > *done.borrow() {
+            match remove_through(&node, wanted).await {
+                Ok(()) => {
+                    done.send_replace(wanted);
+                }
+                Err(reason) => {
+                    if node.is_stopping() {
+                        return;
+                    }
+                    tracing::error!(%reason, "compaction: rows could not be deleted; it will be tried again");
+                    node.metrics.background_failures.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            continue;
+        }
+        tokio::select! {
+            () = node.stopping() => return,
+            changed = committed.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn remove_through(node: &Arc<Inner>, revision: Revision) -> Result<(), String> {
+    // Rows go only once the object log has them: a restore then needs none of them from here.
+    let head = node.publisher.committed();
+    flush_through(node, head).await?;
+    failpoint::hit("compaction.logged");
+    loop {
+        let step = node.store.write().compact_index(COMPACT_KEYS_PER_STEP);
+        failpoint::hit("compaction.index-step");
+        if !step.removed.is_empty() {
+            node.store.readers_passed().await;
+            delete_rows(node, step.removed).await?;
+        }
+        if step.done {
+            tracing::debug!(revision = revision.0, "compaction: rows are gone");
+            return Ok(());
+        }
+        if step.waiting {
+            // A long read still needs them.
+            tokio::time::sleep(PIN_PAUSE).await;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn flush_through(node: &Arc<Inner>, index: LogIndex) -> Result<(), String> {
+    if node.uploads.tail().last_index >= index {
+        return Ok(());
+    }
+    if node.uploads.flush().await { Ok(()) } else { Err("uploading ended".to_string()) }
+}
+
+async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), String> {
+    // Not while a snapshot or a hash reads them.
+    let _rows_stay = node.rows_stay.lock().await;
+    for rows in rows.chunks(DELETE_ROWS_PER_STEP) {
+        failpoint::hit("compaction.before-delete");
+        loop {
+            let (done, deleted) = oneshot::channel();
+            let command = Command::DeleteRows { rows: rows.to_vec(), done };
+            node.commands.send(command).await.map_err(|_| "the writer has stopped".to_string())?;
+            match deleted.await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => {
+                    // They are out of the index already, so they must go: nothing else would take them away.
+                    tracing::error!(%error, "compaction: rows could not be deleted; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Err(_) => return Err("the writer has stopped".to_string()),
+            }
+        }
+        failpoint::hit("compaction.after-delete");
+        node.metrics.rows_compacted.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        tokio::time::sleep(DELETE_PAUSE).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! What a node is told: plain values; parsing and defaults are the program's.
+
+use netsy_api::ids::NodeId;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of one node and its cluster (config.md).
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The cluster's name.
+    pub cluster_id: String,
+    /// This node's name.
+    pub node_id: NodeId,
+    /// Folder of the local database.
+    pub data_dir: PathBuf,
+    /// URLs under which clients reach this node.
+    pub advertise_client: Vec<String>,
+    /// URLs under which other nodes reach this node.
+    pub advertise_peer: Vec<String>,
+    /// `replication.quorum`; counts when the cluster is created.
+    pub quorum: i32,
+    /// `replication.copies_min`; counts when the cluster is created.
+    pub copies_min: usize,
+    /// `replication.read_lease`; zero: `cluster.json` is read for each batch of reads.
+    pub read_lease: Duration,
+    /// Upload when this many bytes are committed and not uploaded …
+    pub chunk_bytes: usize,
+    /// … or the oldest of them is this old.
+    pub chunk_age: Duration,
+    /// A snapshot is made when this many mutations …
+    pub snapshot_records: u64,
+    /// … or bytes of keys and values changed since the last, …
+    pub snapshot_bytes: u64,
+    /// … or it is this old and anything changed.
+    pub snapshot_age: Duration,
+    /// How far back a point-in-time restore can reach.
+    pub snapshot_retention: Duration,
+    /// How often history is compacted by itself; zero: never.
+    pub compaction_interval: Duration,
+    /// How much history automatic compaction keeps.
+    pub compaction_retention: Duration,
+    /// A graceful stop's limit.
+    pub drain_timeout: Duration,
+    /// `limits.request_bytes_max`: a larger write is refused.
+    pub request_bytes_max: usize,
+    /// `limits.txn_ops_max`.
+    pub txn_ops_max: usize,
+    /// `limits.db_bytes_max`: past it the NOSPACE alarm is raised.
+    pub db_bytes_max: u64,
+    /// Most bytes of current values kept in memory.
+    pub value_cache_bytes_max: usize,
+    /// SQLite file layer to use instead of the system's; for crash tests.
+    pub sqlite_vfs: Option<String>,
+}

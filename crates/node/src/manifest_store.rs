@@ -1,0 +1,114 @@
+//! Reading and swapping `cluster.json` and registrations (R1, R11).
+
+use bytes::Bytes;
+use netsy_api::ids::{NodeId, Nonce};
+use netsy_objects::manifest::{ClusterManifest, JsonObject, ManifestError, Registration};
+use netsy_objects::settle::{Settled, create_settled, swap_settled};
+use netsy_objects::{Bucket, StoreError, Version, keys};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Why the manifest or a registration could not be used.
+#[derive(Debug, Error)]
+pub enum ManifestStoreError {
+    /// The store did not answer, or refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is there cannot be read, or what was to be written is not valid.
+    #[error("{0}")]
+    Invalid(#[from] ManifestError),
+}
+
+/// How a swap ended.
+#[derive(Debug)]
+pub(crate) enum Swapped {
+    /// Ours is in place.
+    Mine(Version),
+    /// Another write came first: read again.
+    Lost,
+}
+
+/// The small objects that are written by compare-and-swap only.
+pub(crate) struct ManifestStore {
+    bucket: Arc<dyn Bucket>,
+}
+
+impl ManifestStore {
+    pub(crate) fn new(bucket: Arc<dyn Bucket>) -> Self {
+        Self { bucket }
+    }
+
+    /// The manifest; `None` where no cluster was ever made.
+    pub(crate) async fn read(&self) -> Result<Option<ClusterManifest>, ManifestStoreError> {
+        Ok(self.read_versioned().await?.map(|(manifest, _)| manifest))
+    }
+
+    pub(crate) async fn read_versioned(&self) -> Result<Option<(ClusterManifest, Version)>, ManifestStoreError> {
+        self.get(keys::CLUSTER).await
+    }
+
+    pub(crate) async fn registration(
+        &self,
+        node: &NodeId,
+    ) -> Result<Option<(Registration, Version)>, ManifestStoreError> {
+        self.get(&keys::node(node)).await
+    }
+
+    /// Writes `manifest` where `expected` stands (`None`: where there is none).
+    pub(crate) async fn swap(
+        &self,
+        expected: Option<&Version>,
+        manifest: &ClusterManifest,
+    ) -> Result<Swapped, ManifestStoreError> {
+        let nonce = manifest.nonce;
+        self.put(keys::CLUSTER, expected, manifest, move |m: &ClusterManifest| m.nonce == nonce).await
+    }
+
+    pub(crate) async fn swap_registration(
+        &self,
+        expected: Option<&Version>,
+        registration: &Registration,
+    ) -> Result<Swapped, ManifestStoreError> {
+        let nonce = registration.nonce;
+        let key = keys::node(&registration.node_id);
+        self.put(&key, expected, registration, move |r: &Registration| r.nonce == nonce).await
+    }
+
+    async fn get<T: JsonObject>(&self, key: &str) -> Result<Option<(T, Version)>, ManifestStoreError> {
+        match self.bucket.get(key).await? {
+            None => Ok(None),
+            Some(object) => Ok(Some((T::from_json(&object.bytes)?, object.version))),
+        }
+    }
+
+    async fn put<T: JsonObject>(
+        &self,
+        key: &str,
+        expected: Option<&Version>,
+        object: &T,
+        same: impl Fn(&T) -> bool + Send + Sync,
+    ) -> Result<Swapped, ManifestStoreError> {
+        let bytes = Bytes::from(object.to_json()?);
+        let is_mine = |found: &[u8]| T::from_json(found).is_ok_and(|found| same(&found));
+        let settled = match expected {
+            None => create_settled(&*self.bucket, key, bytes, &is_mine).await?,
+            Some(_) => swap_settled(&*self.bucket, key, expected, bytes, &is_mine).await?,
+        };
+        Ok(match settled {
+            Settled::Mine(version) => Swapped::Mine(version),
+            Settled::Theirs(_) | Settled::Missing => Swapped::Lost,
+        })
+    }
+}
+
+/// A fresh token; an error where the system gives no randomness.
+pub(crate) fn random_128() -> Result<u128, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(u128::from_be_bytes(bytes))
+}
+
+/// A fresh nonce (R1).
+pub(crate) fn nonce() -> Result<Nonce, getrandom::Error> {
+    random_128().map(Nonce)
+}

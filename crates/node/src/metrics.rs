@@ -1,0 +1,92 @@
+//! Figures of a running node, as plain counters; the server gives them their Prometheus names.
+
+use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the duration buckets, microseconds.
+pub const DURATION_BUCKETS_US: [u64; 14] =
+    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000];
+
+/// A histogram of durations.
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// Observations up to each of [`DURATION_BUCKETS_US`], not cumulative; the last counts those above all.
+    pub counts: [AtomicU64; DURATION_BUCKETS_US.len() + 1],
+    /// Sum of all, microseconds.
+    pub sum_us: AtomicU64,
+}
+
+impl Durations {
+    pub(crate) fn observe(&self, d: Duration) {
+        let us = d.as_micros() as u64;
+        let bucket = DURATION_BUCKETS_US.partition_point(|bound| *bound < us);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+}
+
+/// Counters and gauges of a node.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Time of a local commit, its sync included.
+    pub local_commits: Durations,
+    /// Entries made durable locally.
+    pub entries: AtomicU64,
+    /// Time from a chunk's first try to its landing.
+    pub chunk_creates: Durations,
+    /// Chunks that landed.
+    pub chunks: AtomicU64,
+    /// Their stored bytes.
+    pub chunk_bytes: AtomicU64,
+    /// Bytes of keys and values in chunks that landed.
+    pub landed_bytes: AtomicU64,
+    /// Calls for a chunk that did not land at the first try.
+    pub chunk_retries: AtomicU64,
+    /// Segments written.
+    pub segments: AtomicU64,
+    /// Snapshots written.
+    pub snapshots: AtomicU64,
+    /// Background work that failed and will be tried again: snapshots, folding, clean-up.
+    pub background_failures: AtomicU64,
+    /// Leases that ran out.
+    pub leases_expired: AtomicU64,
+    /// Rows deleted by compaction.
+    pub rows_compacted: AtomicU64,
+    /// Local database: bytes of the file.
+    pub db_bytes: AtomicU64,
+    /// Local database: bytes of it in use.
+    pub db_bytes_in_use: AtomicU64,
+    /// Bytes of keys and values committed here and not yet in the object log.
+    pub unarchived_bytes: AtomicU64,
+    local_fault: Mutex<Option<String>>,
+    bucket_fault: Mutex<Option<String>>,
+}
+
+impl Metrics {
+    pub(crate) fn local_commit(&self, took: Duration, entries: usize) {
+        self.local_commits.observe(took);
+        self.entries.fetch_add(entries as u64, Ordering::Relaxed);
+        if self.local_fault.lock().take().is_some() {
+            tracing::info!("local database: writable again");
+        }
+    }
+
+    pub(crate) fn set_local_fault(&self, fault: Option<String>) {
+        *self.local_fault.lock() = fault;
+    }
+
+    pub(crate) fn set_bucket_fault(&self, fault: Option<String>) {
+        *self.bucket_fault.lock() = fault;
+    }
+
+    /// Why the local database cannot be written at the moment.
+    pub fn local_fault(&self) -> Option<String> {
+        self.local_fault.lock().clone()
+    }
+
+    /// Why object storage cannot be written at the moment.
+    pub fn bucket_fault(&self) -> Option<String> {
+        self.bucket_fault.lock().clone()
+    }
+}

@@ -1,0 +1,300 @@
+//! Reading: ranges at one revision in short steps, values fetched once no lock is held (R9).
+
+use crate::confirm::Ticket;
+use crate::error::{NodeError, Unavailable};
+use crate::history::stored_at;
+use crate::node::{Inner, Node};
+use crate::shared::ReadEpoch;
+use bytes::Bytes;
+use netsy_api::etcdserverpb::{RangeRequest, TxnRequest};
+use netsy_api::ids::{Position, Revision};
+use netsy_api::mvccpb::KeyValue;
+use netsy_localdb::Readers;
+use netsy_mvcc::{KvRef, OpResult, Outcome, RangeReader, RangeResult, TxnResult, ValueRef, ValueSource};
+
+/// Keys looked at under one lock: a long range lets writers in between.
+const KEYS_PER_STEP: usize = 512;
+/// A linearizable read that the lease ran out on is begun again this often.
+const TRIES_MAX: usize = 16;
+/// Values fetched in one go on this thread; more are fetched on a blocking one.
+const VALUES_HERE_MAX: usize = 4;
+
+/// Values that left memory, for transactions that compare them.
+pub(crate) struct StoredValues<'a>(pub(crate) &'a Readers);
+
+impl ValueSource for StoredValues<'_> {
+    fn value(&self, at: Position) -> Result<Bytes, String> {
+        match self.0.value(at) {
+            Ok(Some(value)) => Ok(value),
+            Ok(None) => Err(format!("no row at position {at}")),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+}
+
+impl Node {
+    /// A linearizable point: afterwards the visible state includes all that was committed at the call.
+    pub async fn read_index(&self) -> Result<(), NodeError> {
+        // On the Primary what is committed is visible; what must be shown is that it still is the Primary.
+        for _ in 0..TRIES_MAX {
+            let ticket = self.0.confirmer.enter().await?;
+            if self.0.confirmer.leave(ticket) {
+                return Ok(());
+            }
+        }
+        Err(Unavailable::TimedOut.into())
+    }
+
+    /// Range, linearizable unless asked otherwise; all values are filled in.
+    pub async fn range(&self, request: &RangeRequest) -> Result<RangeResult, NodeError> {
+        self.0.linearized(request.serializable, async || self.0.range_now(request).await).await
+    }
+
+    /// Range in slices of one revision; the first step is linearizable unless asked otherwise.
+    pub async fn range_pages(&self, request: RangeRequest, first_keys: usize) -> Result<RangePages, NodeError> {
+        let serializable = request.serializable;
+        self.0
+            .linearized(serializable, async || {
+                let store = self.0.store.read();
+                let mut reader = RangeReader::new(&request, &store)?;
+                let epoch = store.epoch();
+                let done = reader.step(&store, first_keys.max(1))?;
+                drop(store);
+                Ok(RangePages { node: self.clone(), reader: Some(reader), done, epoch })
+            })
+            .await
+    }
+
+    /// A transaction that only reads ([`netsy_mvcc::is_read_only`]), and the revision it read at.
+    pub async fn read_txn(&self, request: &TxnRequest) -> Result<(TxnResult, Revision), NodeError> {
+        self.0
+            .linearized(netsy_mvcc::all_serializable(request), async || {
+                let (mut result, revision, epoch) = {
+                    let store = self.0.store.read();
+                    let (result, revision) = store.read_txn(request, &StoredValues(&self.0.readers))?;
+                    (result, revision, store.epoch())
+                };
+                let mut stored = vec![];
+                txn_refs(&mut result, &mut stored);
+                self.0.fill(stored, epoch).await?;
+                Ok((result, revision))
+            })
+            .await
+    }
+
+    /// Key-values with their values, as messages.
+    pub async fn resolve(&self, mut kvs: Vec<KvRef>) -> Result<Vec<KeyValue>, NodeError> {
+        let epoch = self.0.store.read().epoch();
+        self.0.fill(kvs.iter_mut().collect(), epoch).await?;
+        Ok(kvs.into_iter().map(message).collect())
+    }
+}
+
+fn message(kv: KvRef) -> KeyValue {
+    KeyValue {
+        key: kv.key,
+        create_revision: kv.create_revision.0,
+        mod_revision: kv.mod_revision.0,
+        version: kv.version,
+        value: match kv.value {
+            ValueRef::Here(value) => value,
+            ValueRef::Stored(_) | ValueRef::Omitted => Bytes::new(),
+        },
+        lease: kv.lease.0,
+    }
+}
+
+impl Inner {
+    /// Runs a read of visible state so that its result is linearizable: in again if the lease ran out meanwhile.
+    /// Refusals are results too: they tell of the state.
+    pub(crate) async fn linearized<T>(
+        &self,
+        serializable: bool,
+        mut read: impl AsyncFnMut() -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        if serializable {
+            return read().await;
+        }
+        for _ in 0..TRIES_MAX {
+            let ticket: Ticket = self.confirmer.enter().await?;
+            let result = read().await;
+            if self.confirmer.leave(ticket) {
+                return result;
+            }
+        }
+        Err(Unavailable::TimedOut.into())
+    }
+
+    async fn range_now(&self, request: &RangeRequest) -> Result<RangeResult, NodeError> {
+        let (mut reader, epoch) = {
+            let store = self.store.read();
+            let mut reader = RangeReader::new(request, &store)?;
+            let done = reader.step(&store, KEYS_PER_STEP)?;
+            if done && reader.wanted().is_empty() {
+                let mut result = reader.finish();
+                // Most reads find everything in memory and are done here.
+                if !result.kvs.iter().any(|kv| stored_at(kv).is_some()) {
+                    return Ok(result);
+                }
+                let epoch = store.epoch();
+                drop(store);
+                let single = match &result.kvs[..] {
+                    [kv] => stored_at(kv),
+                    _ => None,
+                };
+                self.fill(result.kvs.iter_mut().collect(), epoch).await?;
+                if let (Some(at), [kv]) = (single, &result.kvs[..]) {
+                    self.offer(kv, at);
+                }
+                return Ok(result);
+            }
+            (reader, store.epoch())
+        };
+        loop {
+            let done = {
+                let store = self.store.read();
+                reader.step(&store, KEYS_PER_STEP)?
+            };
+            if done {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let wanted = reader.wanted();
+        if !wanted.is_empty() {
+            let values = self.values(wanted).await?;
+            reader.fill(values);
+        }
+        let mut result = reader.finish();
+        self.fill(result.kvs.iter_mut().collect(), epoch).await?;
+        Ok(result)
+    }
+
+    /// Gives a value that was read from disk a place in memory, if there is room.
+    fn offer(&self, kv: &KvRef, at: Position) {
+        if let ValueRef::Here(value) = &kv.value {
+            self.store.write().offer_value(&kv.key, at, value);
+        }
+    }
+
+    /// Replaces stored values by the values. `epoch` was taken under the lock under which the positions were.
+    pub(crate) async fn fill(&self, kvs: Vec<&mut KvRef>, epoch: ReadEpoch) -> Result<(), NodeError> {
+        let stored: Vec<Position> = kvs.iter().filter_map(|kv| stored_at(kv)).collect();
+        if stored.is_empty() {
+            return Ok(());
+        }
+        let values = self.values(stored).await?;
+        let wanting = kvs.into_iter().filter(|kv| stored_at(kv).is_some());
+        for (kv, value) in wanting.zip(values) {
+            kv.value = ValueRef::Here(value);
+        }
+        drop(epoch);
+        Ok(())
+    }
+
+    async fn values(&self, at: Vec<Position>) -> Result<Vec<Bytes>, NodeError> {
+        let failed = |e: String| NodeError::Storage(e);
+        let read = if at.len() <= VALUES_HERE_MAX {
+            self.readers.values(&at).map_err(|e| failed(e.to_string()))?
+        } else {
+            let (readers, at) = (self.readers.clone(), at.clone());
+            tokio::task::spawn_blocking(move || readers.values(&at))
+                .await
+                .map_err(|e| failed(e.to_string()))?
+                .map_err(|e| failed(e.to_string()))?
+        };
+        let missing = |position: &Position| failed(format!("the row at position {position} is not there"));
+        at.iter().zip(read).map(|(position, value)| value.ok_or_else(|| missing(position))).collect()
+    }
+
+    /// Fills in what the answer of a write shows of earlier states.
+    pub(crate) async fn fill_outcome(&self, outcome: &mut Outcome, epoch: ReadEpoch) -> Result<(), NodeError> {
+        let mut stored = vec![];
+        outcome_refs(outcome, &mut stored);
+        self.fill(stored, epoch).await
+    }
+}
+
+/// Whether an outcome shows values that are not in memory.
+pub(crate) fn shows_stored(outcome: &Outcome) -> bool {
+    let stored = |kv: &KvRef| stored_at(kv).is_some();
+    match outcome {
+        Outcome::Put { prev } => prev.as_ref().is_some_and(stored),
+        Outcome::DeleteRange { prevs, .. } => prevs.iter().any(stored),
+        Outcome::Txn(result) => txn_shows_stored(result),
+        _ => false,
+    }
+}
+
+fn txn_shows_stored(result: &TxnResult) -> bool {
+    let stored = |kv: &KvRef| stored_at(kv).is_some();
+    result.responses.iter().any(|response| match response {
+        OpResult::Range(range) => range.kvs.iter().any(stored),
+        OpResult::Put { prev, .. } => prev.as_ref().is_some_and(stored),
+        OpResult::DeleteRange { prevs, .. } => prevs.iter().any(stored),
+        OpResult::Txn(nested) => txn_shows_stored(nested),
+    })
+}
+
+fn outcome_refs<'a>(outcome: &'a mut Outcome, out: &mut Vec<&'a mut KvRef>) {
+    match outcome {
+        Outcome::Put { prev } => out.extend(prev),
+        Outcome::DeleteRange { prevs, .. } => out.extend(prevs),
+        Outcome::Txn(result) => txn_refs(result, out),
+        _ => {}
+    }
+}
+
+fn txn_refs<'a>(result: &'a mut TxnResult, out: &mut Vec<&'a mut KvRef>) {
+    for response in &mut result.responses {
+        match response {
+            OpResult::Range(range) => out.extend(&mut range.kvs),
+            OpResult::Put { prev, .. } => out.extend(prev),
+            OpResult::DeleteRange { prevs, .. } => out.extend(prevs),
+            OpResult::Txn(nested) => txn_refs(nested, out),
+        }
+    }
+}
+
+/// A range in slices, all of one revision. What it reads is not compacted away while it lives.
+pub struct RangePages {
+    node: Node,
+    reader: Option<RangeReader>,
+    done: bool,
+    epoch: ReadEpoch,
+}
+
+impl RangePages {
+    /// The next slice, of at most about `keys` keys; the last one has `count` and `more`. `None`: that was all.
+    pub async fn next(&mut self, keys: usize) -> Result<Option<RangeResult>, NodeError> {
+        loop {
+            let Some(reader) = self.reader.as_mut() else {
+                return Ok(None);
+            };
+            let page = if self.done {
+                match self.reader.take() {
+                    Some(reader) => reader.finish(),
+                    None => return Ok(None),
+                }
+            } else {
+                RangeResult { kvs: reader.take_page(), ..RangeResult::default() }
+            };
+            let last = self.reader.is_none();
+            if !last {
+                let store = self.node.0.store.read();
+                if let Some(reader) = self.reader.as_mut() {
+                    self.done = reader.step(&store, keys.clamp(1, KEYS_PER_STEP))?;
+                }
+                drop(store);
+            }
+            if page.kvs.is_empty() && !last {
+                // Counting on beyond the limit.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let mut page = page;
+            self.node.0.fill(page.kvs.iter_mut().collect(), self.epoch.clone()).await?;
+            return Ok(Some(page));
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Leases, status, hashes and upkeep, as the server asks for them.
+
+use crate::clock::boot_millis;
+use crate::error::{NodeError, Unavailable};
+use crate::manifest_store::random_128;
+use crate::node::{Inner, Node};
+use crate::writer::{Command, Written};
+use bytes::Bytes;
+use netsy_api::ids::{LeaseId, LogIndex, Position, Revision, Term};
+use netsy_api::log::AlarmKind;
+use netsy_mvcc::{HashKv, Renewal, WriteRequest};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Ids offered for a lease that may choose: with 2^63 of them one is enough, more cost nothing.
+const LEASE_CANDIDATES: usize = 4;
+/// Pages given back in one step of a defragmentation.
+const VACUUM_PAGES: u32 = 64;
+/// Pause between two steps, so that writes go on.
+const VACUUM_PAUSE: Duration = Duration::from_millis(2);
+/// Rows and bytes read at a time for a hash.
+const HASH_ROWS: usize = 4096;
+const HASH_BYTES: usize = 4 << 20;
+
+/// A lease, as LeaseTimeToLive shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseInfo {
+    /// Seconds left, rounded down.
+    pub ttl: i64,
+    /// Seconds granted.
+    pub granted_ttl: i64,
+    /// Keys that hang on it, if asked for.
+    pub keys: Vec<Bytes>,
+}
+
+/// A member of the cluster, as MemberList shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// etcd's member id.
+    pub id: u64,
+    /// The node's name.
+    pub name: String,
+    /// URLs for other nodes.
+    pub peer_urls: Vec<String>,
+    /// URLs for clients.
+    pub client_urls: Vec<String>,
+    /// Whether it has no vote.
+    pub learner: bool,
+}
+
+/// What Status and health checks show.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// Bytes of the local database's file.
+    pub db_size: u64,
+    /// Bytes of it in use.
+    pub db_size_in_use: u64,
+    /// `limits.db_bytes_max`.
+    pub db_quota: u64,
+    /// The Primary's member id; 0: none.
+    pub leader_member_id: u64,
+    /// Index of the newest entry.
+    pub index: LogIndex,
+    /// Index up to which state is shown.
+    pub applied_index: LogIndex,
+    /// The term.
+    pub term: Term,
+    /// Active alarms, by member.
+    pub alarms: Vec<(u64, AlarmKind)>,
+    /// Keys in the index, deleted ones that are not yet compacted away included.
+    pub keys: u64,
+    /// Leases.
+    pub leases: u64,
+    /// Why it does not serve as it should, if so.
+    pub ready: Result<(), String>,
+}
+
+/// What HashKV shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashKvResult {
+    /// The hash.
+    pub hash: u32,
+    /// The lowest readable revision when it was taken.
+    pub compact_revision: Revision,
+    /// The revision it is of.
+    pub hash_revision: Revision,
+}
+
+impl Node {
+    /// Grants a lease; `id` 0: one is chosen.
+    pub async fn lease_grant(&self, id: LeaseId, ttl_seconds: i64) -> Result<Written, NodeError> {
+        let mut candidates = vec![];
+        if id.0 == 0 {
+            for _ in 0..LEASE_CANDIDATES {
+                let random = random_128().map_err(|e| NodeError::Storage(format!("no randomness: {e}")))?;
+                candidates.push(LeaseId((random as u64 >> 1) as i64));
+            }
+        }
+        self.write(WriteRequest::LeaseGrant { id, ttl_seconds, candidates, now_ms: boot_millis() }).await
+    }
+
+    /// Gives a lease all its time again: seconds, or `None` if there is no such lease.
+    pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
+        self.0
+            .linearized(false, async || {
+                let now = boot_millis();
+                let renewal = self.0.store.write().lease_renew(id, now);
+                match renewal {
+                    Renewal::NotFound => Ok(None),
+                    Renewal::Expiring => {
+                        // Its end is under way: told once it is certain.
+                        self.0.submit(WriteRequest::LeaseExpire { id, now_ms: now }).await?;
+                        Ok(None)
+                    }
+                    Renewal::Renewed { ttl_seconds, reset_checkpoint } => {
+                        if reset_checkpoint {
+                            self.0.submit(WriteRequest::LeaseCheckpoint(vec![(id, 0)])).await?;
+                        }
+                        Ok(Some(ttl_seconds))
+                    }
+                }
+            })
+            .await
+    }
+
+    /// A lease's time, and its keys if asked for.
+    pub async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<Option<LeaseInfo>, NodeError> {
+        self.0
+            .linearized(false, async || {
+                let store = self.0.store.read();
+                Ok(store.lease(id, boot_millis()).map(|info| LeaseInfo {
+                    ttl: info.remaining_seconds,
+                    granted_ttl: info.granted_seconds,
+                    keys: if keys { store.lease_keys(id) } else { vec![] },
+                }))
+            })
+            .await
+    }
+
+    /// All leases, those that end first first.
+    pub async fn leases(&self) -> Result<Vec<LeaseId>, NodeError> {
+        Ok(self.0.store.read().leases())
+    }
+
+    /// The members.
+    pub async fn members(&self) -> Vec<MemberInfo> {
+        let me = &self.0.identity;
+        vec![MemberInfo {
+            id: me.member_id,
+            name: me.node_id.as_str().to_string(),
+            peer_urls: me.peer_urls.clone(),
+            client_urls: me.client_urls.clone(),
+            learner: false,
+        }]
+    }
+
+    /// What Status shows.
+    pub fn status(&self) -> NodeStatus {
+        let node = &self.0;
+        let metrics = &node.metrics;
+        let fault = metrics.local_fault().map(|e| format!("local database: {e}"));
+        // Without the bucket writes go on only where the own disk is enough.
+        let fault = fault.or_else(|| {
+            metrics.bucket_fault().filter(|_| node.rule.only_object_log()).map(|e| format!("object storage: {e}"))
+        });
+        let stopping = node.is_stopping();
+        let store = node.store.read();
+        NodeStatus {
+            db_size: metrics.db_bytes.load(Ordering::Relaxed),
+            db_size_in_use: metrics.db_bytes_in_use.load(Ordering::Relaxed),
+            db_quota: node.config.db_bytes_max,
+            leader_member_id: if stopping { 0 } else { node.identity.member_id },
+            index: store.last_index(),
+            applied_index: store.visible_index(),
+            term: node.term,
+            alarms: store.alarms(),
+            keys: store.key_count() as u64,
+            leases: store.lease_count() as u64,
+            ready: if stopping { Err("the node is stopping".into()) } else { fault.map_or(Ok(()), Err) },
+        }
+    }
+
+    /// Waits until what the compaction at `revision` let go is gone from the local database.
+    pub async fn compact_wait(&self, revision: Revision) -> Result<(), NodeError> {
+        let mut done = self.0.compacted.clone();
+        done.wait_for(|done| *done >= revision).await.map_err(|_| NodeError::from(Unavailable::Stopped))?;
+        Ok(())
+    }
+
+    /// Gives unused space of the local database back, in steps between which requests go on.
+    pub async fn defragment(&self) -> Result<(), NodeError> {
+        loop {
+            let (done, step) = oneshot::channel();
+            let stopped = || NodeError::from(Unavailable::Stopped);
+            self.0.commands.send(Command::Vacuum { pages: VACUUM_PAGES, done }).await.map_err(|_| stopped())?;
+            let step = step.await.map_err(|_| stopped())?.map_err(|e| NodeError::Storage(e.to_string()))?;
+            if step.freed_pages == 0 || step.left_pages == 0 {
+                self.0.read_figures().await;
+                return Ok(());
+            }
+            tokio::time::sleep(VACUUM_PAUSE).await;
+        }
+    }
+
+    /// A hash of the newest state's keys; equal on nodes with equal state and equal compaction.
+    pub async fn hash(&self) -> Result<u32, NodeError> {
+        Ok(self.hash_kv(Revision(0)).await?.hash)
+    }
+
+    /// A hash of all keys up to `revision` (0: the newest), whatever is physically deleted by now.
+    pub async fn hash_kv(&self, revision: Revision) -> Result<HashKvResult, NodeError> {
+        let _rows_stay = self.0.rows_stay.lock().await;
+        let (mut hasher, last) = {
+            let store = self.0.store.read();
+            let hasher = HashKv::new(&store, revision)?;
+            (hasher, store.visible_index())
+        };
+        // What is visible may still be on its way to the local database.
+        self.0.wait_held_locally(last).await?;
+        let (compact_revision, hash_revision) = (hasher.compact_revision(), hasher.revision());
+        let (readers, store) = (self.0.readers.clone(), self.0.store.clone());
+        let hashed = tokio::task::spawn_blocking(move || {
+            let mut after = Position(0);
+            loop {
+                let rows = readers.rows_after(after, HASH_ROWS, HASH_BYTES)?;
+                let Some(end) = rows.last() else {
+                    return Ok::<u32, netsy_localdb::Error>(hasher.finish());
+                };
+                after = end.position;
+                hasher.rows(&store.read(), &rows);
+            }
+        });
+        let failed = |e: String| NodeError::Storage(e);
+        let hash = hashed.await.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        Ok(HashKvResult { hash, compact_revision, hash_revision })
+    }
+}
+
+impl Inner {
+    /// Waits until the own database has everything up to `index`.
+    pub(crate) async fn wait_held_locally(&self, index: LogIndex) -> Result<(), NodeError> {
+        let mut held = self.held_locally.subscribe();
+        held.wait_for(|held| *held >= index).await.map_err(|_| NodeError::from(Unavailable::Stopped))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,374 @@
+//! Puts committed and to-be-committed entries into the object log, one chunk at a time (R3, R5 b).
+//!
+//! Where only the object log commits, everything that arrives while one chunk is on its way goes into the
+//! next one, so that throughput grows with load and latency stays near one call. Elsewhere a chunk leaves
+//! when enough has gathered or the oldest entry is old enough.
+
+use crate::clock::unix_millis;
+use crate::failpoint;
+use crate::metrics::Metrics;
+use crate::publisher::Publisher;
+use netsy_api::ids::{LogIndex, NodeId, Position, Session, Term};
+use netsy_api::log::Entry;
+use netsy_localdb::Readers;
+use netsy_objects::format::ChunkMeta;
+use netsy_objects::object_log::{Created, LogPoint, NewChunk, ObjectLog};
+use netsy_objects::read::ReadError;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
+
+/// Bytes of keys and values kept in memory for the uploader; what does not fit is read back from the local
+/// database.
+const BUFFER_BYTES_MAX: usize = 64 << 20;
+/// Bytes of keys and values in one chunk, unless one entry alone is larger.
+const CHUNK_BYTES_MAX: usize = 16 << 20;
+/// What an entry costs beside its keys and values.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
+/// Pause before a chunk that did not land is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+/// What waits to be uploaded: filled by the writer, emptied by the uploader's task.
+pub(crate) struct Uploads {
+    state: Mutex<Buffer>,
+    more: Notify,
+    stopped: AtomicBool,
+    tail: watch::Sender<LogPoint>,
+}
+
+#[derive(Default)]
+struct Buffer {
+    /// Consecutive entries; older ones that were not uploaded are in the local database.
+    entries: VecDeque<(Position, Arc<Entry>)>,
+    bytes: usize,
+    /// When the oldest entry that is not uploaded arrived.
+    since: Option<Instant>,
+    /// The newest entry handed over.
+    last: LogIndex,
+    /// Everything up to here is wanted in the object log now.
+    flush_to: LogIndex,
+}
+
+fn cost(entry: &Entry) -> usize {
+    entry.payload_bytes() + ENTRY_OVERHEAD_BYTES
+}
+
+impl Uploads {
+    pub(crate) fn new(tail: LogPoint) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(Buffer { last: tail.last_index, ..Buffer::default() }),
+            more: Notify::new(),
+            stopped: AtomicBool::new(false),
+            tail: watch::Sender::new(tail),
+        })
+    }
+
+    /// Takes entries in log order.
+    pub(crate) fn push(&self, entries: &[(Position, Arc<Entry>)]) {
+        let mut state = self.state.lock();
+        state.since.get_or_insert_with(Instant::now);
+        for (first, entry) in entries {
+            state.bytes += cost(entry);
+            state.last = entry.index;
+            state.entries.push_back((*first, entry.clone()));
+        }
+        // The oldest leave memory first: the local database has had them the longest.
+        while state.bytes > BUFFER_BYTES_MAX && state.entries.len() > entries.len() {
+            if let Some((_, entry)) = state.entries.pop_front() {
+                state.bytes -= cost(&entry);
+            }
+        }
+        drop(state);
+        self.more.notify_one();
+    }
+
+    /// Has everything handed over so far uploaded without waiting for size or age; waits until it is.
+    /// False: uploading ended first.
+    pub(crate) async fn flush(&self) -> bool {
+        let wanted = {
+            let mut state = self.state.lock();
+            state.flush_to = state.last;
+            state.last
+        };
+        self.more.notify_one();
+        self.wait_for(wanted).await
+    }
+
+    /// Waits until the object log covers `index`; false if uploading ended first.
+    pub(crate) async fn wait_for(&self, index: LogIndex) -> bool {
+        let mut tail = self.tail.subscribe();
+        loop {
+            if tail.borrow_and_update().last_index >= index {
+                return true;
+            }
+            if self.is_stopped() {
+                return false;
+            }
+            // A stop is announced by a change that moves nothing.
+            if tail.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// The end of the object log as known now.
+    pub(crate) fn tail(&self) -> LogPoint {
+        *self.tail.borrow()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.tail.send_modify(|_| {});
+        self.more.notify_one();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// Who writes chunks: the process that acts in a term.
+#[derive(Clone, Debug)]
+pub(crate) struct ChunkWriter {
+    pub(crate) cluster_id: String,
+    pub(crate) node_id: NodeId,
+    pub(crate) session: Session,
+    pub(crate) term: Term,
+}
+
+impl ChunkWriter {
+    /// What the chunk after `tail` says of itself, but for what its entries make it.
+    pub(crate) fn meta_after(&self, tail: &LogPoint) -> ChunkMeta {
+        ChunkMeta {
+            cluster_id: self.cluster_id.clone(),
+            node_id: self.node_id.clone(),
+            session: self.session,
+            seq: tail.seq.next(),
+            term: self.term,
+            first_index: tail.last_index.next(),
+            last_index: tail.last_index,
+            first_position: tail.next_position,
+            last_position: Position(tail.next_position.0 - 1),
+            created_at: unix_millis(),
+        }
+    }
+
+    /// The log's end once a chunk of these entries (none: a seal) follows `tail`.
+    pub(crate) fn point_after(&self, tail: &LogPoint, entries: &[Arc<Entry>]) -> LogPoint {
+        let mutations: usize = entries.iter().map(|e| e.mutations.len()).sum();
+        LogPoint {
+            seq: tail.seq.next(),
+            term: self.term,
+            last_index: LogIndex(tail.last_index.0 + entries.len() as u64),
+            last_term: entries.last().map_or(tail.last_term, |e| e.term),
+            next_position: Position(tail.next_position.0 + mutations as u64),
+            revision: entries.last().map_or(tail.revision, |e| e.revision),
+        }
+    }
+}
+
+/// When chunks leave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Thresholds {
+    /// Only the object log commits: whatever is there leaves at once.
+    pub(crate) at_once: bool,
+    pub(crate) bytes: usize,
+    pub(crate) age: Duration,
+}
+
+/// The uploader's task: one per Primary and term.
+pub(crate) struct Uploader {
+    pub(crate) writer: ChunkWriter,
+    pub(crate) thresholds: Thresholds,
+    pub(crate) log: ObjectLog,
+    pub(crate) readers: Readers,
+    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// What there is to upload.
+enum Due {
+    /// These, now.
+    Entries(Vec<(Position, Arc<Entry>)>),
+    /// Those from here on, which left memory, now.
+    Stored(LogIndex),
+    /// Something, once this much time has passed.
+    After(Duration),
+    Nothing,
+}
+
+/// Why uploading ended.
+#[derive(Debug)]
+pub(crate) enum UploadEnd {
+    /// It was told to.
+    Stopped,
+    /// Another Primary wrote the next chunk (R3).
+    Deposed(String),
+    /// Repeating will not help: permissions, a damaged local database.
+    Failed(String),
+}
+
+impl Uploader {
+    pub(crate) async fn run(self) -> UploadEnd {
+        loop {
+            let Some(entries) = (match self.next_entries().await {
+                Ok(entries) => entries,
+                Err(end) => return end,
+            }) else {
+                continue;
+            };
+            if let Err(end) = self.upload(entries).await {
+                self.uploads.stop();
+                return end;
+            }
+        }
+    }
+
+    /// Waits until a chunk is due and takes its entries out of the buffer, or reads them back.
+    async fn next_entries(&self) -> Result<Option<Vec<(Position, Arc<Entry>)>>, UploadEnd> {
+        if self.uploads.is_stopped() {
+            return Err(UploadEnd::Stopped);
+        }
+        match self.look() {
+            Due::Entries(entries) => return Ok(Some(entries)),
+            Due::Stored(from) => return self.read_back(from).await,
+            Due::Nothing => self.uploads.more.notified().await,
+            Due::After(pause) => {
+                // Either more came or the oldest is old enough now: both are looked at again.
+                let _ = tokio::time::timeout(pause, self.uploads.more.notified()).await;
+            }
+        }
+        Ok(None)
+    }
+
+    fn look(&self) -> Due {
+        let tail = self.uploads.tail();
+        let mut state = self.uploads.state.lock();
+        while state.entries.front().is_some_and(|(_, e)| e.index <= tail.last_index) {
+            if let Some((_, entry)) = state.entries.pop_front() {
+                state.bytes -= cost(&entry);
+            }
+        }
+        self.metrics.unarchived_bytes.store(state.bytes as u64, Ordering::Relaxed);
+        if state.last <= tail.last_index {
+            state.since = None;
+            return Due::Nothing;
+        }
+        let age = state.since.map_or(Duration::ZERO, |since| since.elapsed());
+        let due = self.thresholds.at_once
+            || state.bytes >= self.thresholds.bytes
+            || age >= self.thresholds.age
+            || state.flush_to > tail.last_index;
+        if !due {
+            return Due::After(self.thresholds.age.saturating_sub(age));
+        }
+        // What arrives from now on counts its age from now on.
+        state.since = Some(Instant::now());
+        let next = tail.last_index.next();
+        if state.entries.front().is_some_and(|(_, e)| e.index == next) {
+            Due::Entries(take(&mut state))
+        } else {
+            Due::Stored(next)
+        }
+    }
+
+    async fn read_back(&self, from: LogIndex) -> Result<Option<Vec<(Position, Arc<Entry>)>>, UploadEnd> {
+        let readers = self.readers.clone();
+        let read = tokio::task::spawn_blocking(move || readers.entries_from(from, CHUNK_BYTES_MAX))
+            .await
+            .map_err(|e| UploadEnd::Failed(format!("reading entries from {from}: {e}")))?
+            .map_err(|e| UploadEnd::Failed(format!("reading entries from {from}: {e}")))?;
+        if read.is_empty() {
+            // The writer handed them over and is about to commit them.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            return Ok(None);
+        }
+        Ok(Some(read.into_iter().map(|(first, entry)| (first, Arc::new(entry))).collect()))
+    }
+
+    async fn upload(&self, entries: Vec<(Position, Arc<Entry>)>) -> Result<(), UploadEnd> {
+        let tail = self.uploads.tail();
+        let Some((first_position, _)) = entries.first() else {
+            return Ok(());
+        };
+        if *first_position != tail.next_position {
+            return Err(UploadEnd::Failed(format!(
+                "the chunk after {} would begin at position {first_position}, not {}",
+                tail.seq, tail.next_position
+            )));
+        }
+        let entries: Vec<Arc<Entry>> = entries.into_iter().map(|(_, entry)| entry).collect();
+        let payload: usize = entries.iter().map(|entry| entry.payload_bytes()).sum();
+        let next = self.writer.point_after(&tail, &entries);
+        let meta = self.writer.meta_after(&tail);
+        let encoded = if entries.len() < 64 {
+            NewChunk::encode(meta, &entries)
+        } else {
+            tokio::task::spawn_blocking(move || NewChunk::encode(meta, &entries))
+                .await
+                .map_err(|e| UploadEnd::Failed(e.to_string()))?
+        };
+        let chunk = encoded.map_err(|e| UploadEnd::Failed(format!("chunk {}: {e}", next.seq)))?;
+        failpoint::hit("upload.chunk-encoded");
+        let started = Instant::now();
+        let size = chunk.file.bytes.len() as u64;
+        loop {
+            failpoint::hit("upload.before-create");
+            // The same bytes each time, whatever came of the try before (R3).
+            match self.log.create(&chunk).await {
+                Ok(Created::Landed) => break,
+                Ok(Created::Taken(other)) => {
+                    return Err(UploadEnd::Deposed(format!(
+                        "chunk {} was written by {} in term {}",
+                        next.seq, other.meta.node_id, other.meta.term
+                    )));
+                }
+                // Only who knows of a later chunk deletes one: somebody else went on from here.
+                Ok(Created::CleanedUp) => {
+                    return Err(UploadEnd::Deposed(format!(
+                        "chunk {} was written and folded by another node",
+                        next.seq
+                    )));
+                }
+                Err(ReadError::Store(error)) if error.is_retryable() => {
+                    tracing::warn!(seq = next.seq.0, %error, "object log: the chunk has not landed yet; trying again");
+                    self.metrics.chunk_retries.fetch_add(1, Ordering::Relaxed);
+                    self.metrics.set_bucket_fault(Some(error.to_string()));
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(error) => return Err(UploadEnd::Failed(error.to_string())),
+            }
+            if self.uploads.is_stopped() {
+                return Err(UploadEnd::Stopped);
+            }
+        }
+        failpoint::hit("upload.after-create");
+        self.metrics.chunk_creates.observe(started.elapsed());
+        self.metrics.chunks.fetch_add(1, Ordering::Relaxed);
+        self.metrics.chunk_bytes.fetch_add(size, Ordering::Relaxed);
+        self.metrics.landed_bytes.fetch_add(payload as u64, Ordering::Relaxed);
+        self.metrics.set_bucket_fault(None);
+        self.uploads.tail.send_replace(next);
+        self.publisher.landed(next.last_index);
+        failpoint::hit("upload.landed");
+        Ok(())
+    }
+}
+
+fn take(state: &mut Buffer) -> Vec<(Position, Arc<Entry>)> {
+    let mut bytes = 0;
+    let mut count = 0;
+    for (_, entry) in &state.entries {
+        if count > 0 && bytes + cost(entry) > CHUNK_BYTES_MAX {
+            break;
+        }
+        bytes += cost(entry);
+        count += 1;
+    }
+    state.bytes -= bytes;
+    state.entries.drain(..count).collect()
+}
