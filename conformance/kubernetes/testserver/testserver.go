@@ -102,7 +102,19 @@ func start(t testing.TB, cfg *embed.Config) *process {
 	if cfg.QuotaBackendBytes > 0 {
 		values["quota_bytes"] = strconv.FormatInt(cfg.QuotaBackendBytes, 10)
 	}
-	args, err := arguments(os.Getenv("NETSY_SERVER_ARGS"), values)
+	argsFile := os.Getenv("NETSY_SERVER_ARGS")
+	configTemplate := strings.TrimSuffix(argsFile, ".args") + ".jsonc"
+	if _, err := os.Stat(configTemplate); err == nil {
+		lines, err := filled(configTemplate, values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		values["config"] = cfg.Dir + ".jsonc"
+		if err := os.WriteFile(values["config"], []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	args, err := filled(argsFile, values)
 	if err != nil {
 		t.Fatalf("NETSY_SERVER_ARGS: %v", err)
 	}
@@ -166,12 +178,13 @@ func (p *process) awaitReady(t testing.TB, client *clientv3.Client) {
 	}
 }
 
-func arguments(file string, values map[string]string) ([]string, error) {
+// The lines of a template with its placeholders filled in.
+func filled(file string, values map[string]string) ([]string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	var args []string
+	var lines []string
 lines:
 	for _, line := range strings.Split(string(text), "\n") {
 		line = strings.TrimSpace(line)
@@ -185,12 +198,12 @@ lines:
 			}
 			line = strings.ReplaceAll(line, found[0], value)
 		}
-		args = append(args, line)
+		lines = append(lines, line)
 	}
-	if len(args) == 0 {
-		return nil, fmt.Errorf("%s has no arguments in it", file)
+	if len(lines) == 0 {
+		return nil, fmt.Errorf("%s has no line in it", file)
 	}
-	return args, nil
+	return lines, nil
 }
 
 func freeURL(t testing.TB) url.URL {

@@ -6,14 +6,25 @@ pub fn fill(template: &str, values: &[(&str, Option<String>)]) -> Vec<String> {
 }
 
 fn fill_line(line: &str, values: &[(&str, Option<String>)]) -> Option<String> {
-    let mut filled = line.to_owned();
-    for (name, value) in values {
-        let placeholder = format!("{{{name}}}");
-        if filled.contains(&placeholder) {
-            filled = filled.replace(&placeholder, value.as_deref()?);
+    let (mut filled, mut rest) = (String::new(), line);
+    while let Some((before, from)) = rest.split_once('{') {
+        filled.push_str(before);
+        let name = &from[..from.find(|c: char| !(c.is_ascii_lowercase() || c == '_')).unwrap_or(from.len())];
+        match from[name.len()..].strip_prefix('}') {
+            Some(after) if !name.is_empty() => {
+                let (_, value) = values.iter().find(|(known, _)| *known == name)?;
+                filled.push_str(value.as_deref()?);
+                rest = after;
+            }
+            // A brace of the file's own.
+            _ => {
+                filled.push('{');
+                rest = from;
+            }
         }
     }
-    (!filled.contains('{')).then_some(filled)
+    filled.push_str(rest);
+    Some(filled)
 }
 
 #[cfg(test)]
@@ -27,5 +38,7 @@ mod tests {
         assert_eq!(fill(template, &values), ["run", "--data=/d"]);
         let values = [("data", Some("/d".to_owned())), ("quota", Some("5".to_owned()))];
         assert_eq!(fill(template, &values), ["run", "--data=/d", "--quota=5"]);
+        let json = "{\n\"a\": { \"b\": {quota} },\n\"c\": {},\n\"d\": \"{none}\",\n}";
+        assert_eq!(fill(json, &values), ["{", "\"a\": { \"b\": 5 },", "\"c\": {},", "}"]);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const NETSY_ARGS: &str = include_str!("../../../conformance/servers/netsy.args");
+const NETSY_CONFIG: &str = include_str!("../../../conformance/servers/netsy.jsonc");
 const ETCD_ARGS: &str = include_str!("../../../conformance/servers/etcd.args");
 
 /// From start to first answer; generous, as the machine may be busy building.
@@ -75,6 +76,8 @@ pub struct Options {
     pub quota_bytes: Option<u64>,
     /// Fewest disks a write is on before it is acknowledged without the bucket.
     pub copies_min: Option<u8>,
+    /// Records that changed until a snapshot is written.
+    pub snapshot_records: Option<u32>,
     /// Environment of the process.
     pub env: Vec<(String, String)>,
     /// Arguments after the usual ones.
@@ -125,14 +128,18 @@ impl Server {
     /// Starts the process and does not wait.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
+        let config = self.folder.path().join("config.jsonc");
         let values = [
+            ("config", Some(config.display().to_string())),
             ("data", Some(self.data_dir().display().to_string())),
             ("client", Some(self.client_address.clone())),
             ("peer", Some(self.peer_address.clone())),
             ("progress_interval", self.options.progress_interval.map(str::to_owned)),
             ("quota_bytes", self.options.quota_bytes.map(|bytes| bytes.to_string())),
             ("copies_min", self.options.copies_min.map(|copies| copies.to_string())),
+            ("snapshot_records", self.options.snapshot_records.map(|records| records.to_string())),
         ];
+        std::fs::write(&config, arguments::fill(NETSY_CONFIG, &values).join("\n")).expect("write the server's configuration");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("open the server's log");
         let program = self.kind.program();
         let mut command = Command::new(&program);
@@ -192,15 +199,16 @@ impl Server {
     }
 
     /// SIGTERM; waits for the end and asserts that it was a clean one.
-    pub fn stop(&mut self) {
+    pub async fn stop(&mut self) {
         self.signal(libc::SIGTERM);
-        let status = self.wait_for_end(STOP_WITHIN).unwrap_or_else(|| panic!("the server still runs {STOP_WITHIN:?} after SIGTERM"));
+        let status = self.wait_for_end(STOP_WITHIN).await;
+        let status = status.unwrap_or_else(|| panic!("the server still runs {STOP_WITHIN:?} after SIGTERM"));
         let clean = status.success() || (self.kind == Kind::Etcd && status.signal() == Some(libc::SIGTERM));
         assert!(clean, "SIGTERM ended the server with {status}; it printed:\n{}", self.log_tail());
     }
 
     /// Waits for the process to end by itself. None: it still runs.
-    pub fn wait_for_end(&mut self, limit: Duration) -> Option<ExitStatus> {
+    pub async fn wait_for_end(&mut self, limit: Duration) -> Option<ExitStatus> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.ended() {
@@ -210,8 +218,13 @@ impl Server {
             if start.elapsed() > limit {
                 return None;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// True between a start and the process' end.
+    pub fn is_running(&mut self) -> bool {
+        self.child.is_some() && self.ended().is_none()
     }
 
     /// How the process ended, if it did.
@@ -231,19 +244,14 @@ impl Server {
     pub fn wipe_local_database(&self) {
         assert_eq!(self.kind, Kind::Netsy, "only netsy has a second place to restore from");
         assert!(self.child.is_none(), "stop the server first");
-        let data = self.data_dir();
-        let mut removed = 0;
-        for entry in std::fs::read_dir(&data).expect("read the data folder") {
-            let path = entry.expect("read the data folder").path();
-            if path.file_name().is_some_and(|name| name == BUCKET_FOLDER) {
-                continue;
-            }
-            let result = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            result.unwrap_or_else(|error| panic!("remove {}: {error}", path.display()));
-            removed += 1;
-        }
-        assert!(removed > 0, "{} held no local database", data.display());
-        assert!(data.join(BUCKET_FOLDER).exists(), "{} holds no {BUCKET_FOLDER}", data.display());
+        assert!(self.has_local_database(), "{} holds no database and store", self.data_dir().display());
+        let node = self.data_dir().join(NODE_FOLDER);
+        std::fs::remove_dir_all(&node).unwrap_or_else(|error| panic!("remove {}: {error}", node.display()));
+    }
+
+    /// True where there is one, and an object store beside it.
+    pub fn has_local_database(&self) -> bool {
+        self.data_dir().join(NODE_FOLDER).exists() && self.data_dir().join(STORE_FOLDER).exists()
     }
 
     /// Runs the program with other arguments (an operator's command); gives what it printed.
@@ -322,8 +330,9 @@ impl Server {
     }
 }
 
-/// The folder in the data folder that is the object store of `netsy dev`.
-const BUCKET_FOLDER: &str = "bucket";
+/// In the data folder of `netsy dev`: its database, and the object store.
+const NODE_FOLDER: &str = "node";
+const STORE_FOLDER: &str = "store";
 
 impl Drop for Server {
     fn drop(&mut self) {

@@ -8,14 +8,6 @@ use super::history::{Change, Event, LeaseChange, Op, Outcome, Seen, Step};
 use netsy_api::mvccpb::KeyValue;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// A lease that the history knows of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Lease {
-    ttl: i64,
-    /// It may go by itself during the run.
-    may_expire: bool,
-}
-
 /// Leases granted for less than this many seconds may expire while a run lasts.
 pub const MAY_EXPIRE_BELOW: i64 = 3600;
 
@@ -24,13 +16,17 @@ pub const MAY_EXPIRE_BELOW: i64 = 3600;
 pub struct Checker {
     revision: i64,
     keys: BTreeMap<String, KeyValue>,
-    leases: BTreeMap<i64, Lease>,
+    /// With the granted seconds.
+    leases: BTreeMap<i64, i64>,
+    /// Every lease ever granted for a time so short that it may go by itself. When it does so cannot be told from
+    /// outside, only that its keys go with it.
+    short: BTreeSet<i64>,
 }
 
 impl Default for Checker {
     /// An empty store.
     fn default() -> Self {
-        Self { revision: 1, keys: BTreeMap::new(), leases: BTreeMap::new() }
+        Self { revision: 1, keys: BTreeMap::new(), leases: BTreeMap::new(), short: BTreeSet::new() }
     }
 }
 
@@ -61,10 +57,19 @@ impl Checker {
         &self.keys
     }
 
+    /// Every lease that stays, with its granted seconds.
+    pub fn leases(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.leases.iter().filter(|(id, _)| !self.short.contains(id)).map(|(id, ttl)| (*id, *ttl))
+    }
+
     /// Judges all operations sent since the last check. Gives what is wrong; empty: nothing.
     pub fn check(&mut self, ops: &[Op], seen: &Seen) -> Vec<String> {
         let mut wrong = Vec::new();
         self.check_revisions(ops, seen, &mut wrong);
+        self.short.extend(ops.iter().filter_map(|op| match op.lease {
+            LeaseChange::Grant { id, ttl } if ttl < MAY_EXPIRE_BELOW => Some(id),
+            _ => None,
+        }));
 
         let mut by_trace: HashMap<Trace<'_>, Vec<usize>> = HashMap::new();
         for (at, op) in ops.iter().enumerate() {
@@ -77,7 +82,7 @@ impl Checker {
             let changes = changes_of(step);
             match find_op(&changes, &by_trace, ops) {
                 Found::Op(at) => self.check_op(at, step.revision, &ops[at], &mut revision_of, &mut wrong),
-                Found::Nothing => match self.expired_lease(&changes, ops) {
+                Found::Nothing => match self.expired_lease(&changes) {
                     Some(id) => {
                         self.leases.remove(&id);
                     }
@@ -141,18 +146,14 @@ impl Checker {
     }
 
     /// The lease whose keys are just those deleted, if it may have expired.
-    fn expired_lease(&self, changes: &BTreeSet<Change>, ops: &[Op]) -> Option<i64> {
+    fn expired_lease(&self, changes: &BTreeSet<Change>) -> Option<i64> {
         let mut id = 0;
         for change in changes {
             let Change::Delete { key } = change else { return None };
             id = self.keys.get(key)?.lease;
         }
-        let granted_now = || {
-            ops.iter().any(|op| matches!(op.lease, LeaseChange::Grant { id: granted, ttl } if granted == id && ttl < MAY_EXPIRE_BELOW))
-        };
-        let may_expire = self.leases.get(&id).is_some_and(|lease| lease.may_expire) || granted_now();
         let attached = self.keys.values().filter(|kv| kv.lease == id).count();
-        (id != 0 && may_expire && attached == changes.len()).then_some(id)
+        (self.short.contains(&id) && attached == changes.len()).then_some(id)
     }
 
     fn apply(&mut self, step: &Step, wrong: &mut Vec<String>) {
@@ -201,13 +202,13 @@ impl Checker {
             let perhaps = op.outcome == Outcome::Unknown;
             match op.lease {
                 LeaseChange::Grant { id, ttl } if surely || perhaps => {
-                    let lease = Lease { ttl, may_expire: ttl < MAY_EXPIRE_BELOW };
+                    let short = self.short.contains(&id);
                     let revoked = ops.iter().any(|other| other.lease == LeaseChange::Revoke { id });
-                    if surely && !revoked && !lease.may_expire && !seen.leases.contains_key(&id) {
+                    if surely && !revoked && !short && !seen.leases.contains_key(&id) {
                         wrong.push(format!("an acknowledged lease is lost: {op:?}"));
                     }
-                    if seen.leases.contains_key(&id) {
-                        self.leases.insert(id, lease);
+                    if seen.leases.contains_key(&id) || short {
+                        self.leases.insert(id, ttl);
                     }
                 }
                 LeaseChange::Revoke { id } if surely || perhaps => {
@@ -226,18 +227,20 @@ impl Checker {
                 _ => {}
             }
         }
-        for (id, lease) in &self.leases {
+        for (id, granted) in &self.leases {
             match seen.leases.get(id) {
-                Some(ttl) if *ttl == lease.ttl => {}
-                Some(ttl) => wrong.push(format!("lease {id} was granted for {} s, the server says {ttl}", lease.ttl)),
-                None if lease.may_expire => {}
+                Some(ttl) if ttl == granted => {}
+                Some(ttl) => wrong.push(format!("lease {id} was granted for {granted} s, the server says {ttl}")),
+                None if self.short.contains(id) => {}
                 None => wrong.push(format!("lease {id} is lost")),
             }
         }
-        for id in seen.leases.keys().filter(|id| !self.leases.contains_key(id)) {
+        for id in seen.leases.keys().filter(|id| !self.leases.contains_key(id) && !self.short.contains(id)) {
             wrong.push(format!("lease {id} is there, nobody was granted it"));
         }
-        self.leases.retain(|id, _| seen.leases.contains_key(id));
+        let attached: BTreeSet<i64> = self.keys.values().map(|kv| kv.lease).collect();
+        let short = &self.short;
+        self.leases.retain(|id, _| seen.leases.contains_key(id) || (short.contains(id) && attached.contains(id)));
         for kv in self.keys.values().filter(|kv| kv.lease != 0 && !self.leases.contains_key(&kv.lease)) {
             wrong.push(format!("{} hangs on lease {}, which is not there", text(&kv.key), kv.lease));
         }

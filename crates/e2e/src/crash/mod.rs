@@ -3,4 +3,9 @@
 
 pub mod checker;
 pub mod history;
+mod load;
+mod observe;
+mod run;
 pub mod watch_checker;
+
+pub use run::{Plan, Report, is_netsy, run};

@@ -1,0 +1,45 @@
+//! Kills the server again and again; see `netsy_e2e::crash`.
+//!
+//! `NETSY_CRASH_KILLS` sets how often each test kills (default 200), `NETSY_SEED` repeats a run.
+//! The tests with the file layer that drops unsynced writes need a netsy built with `--features crashfs`,
+//! named by `NETSY_CRASHFS_BIN`.
+
+use netsy_e2e::crash::{Plan, is_netsy, run};
+use netsy_e2e::random::Random;
+
+fn plan() -> Plan {
+    let kills = match std::env::var("NETSY_CRASH_KILLS") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("NETSY_CRASH_KILLS is {text:?}: set it to a number")),
+        Err(_) => 200,
+    };
+    Plan { kills, seed: Random::seed_of_run(), copies_min: 1, wipe_percent: 0, failpoints: false, crashfs: false }
+}
+
+async fn succeeds(plan: Plan) {
+    match run(plan).await {
+        Ok(report) => println!("{report:#?}"),
+        Err(wrong) => panic!("{wrong}"),
+    }
+}
+
+/// Acknowledged from the local disk: what a single etcd promises.
+#[tokio::test]
+async fn kill_at_random_instants() {
+    succeeds(plan()).await;
+}
+
+/// Acknowledged from the bucket, and the local database lost after every third kill.
+#[tokio::test]
+async fn kill_and_lose_the_local_database() {
+    if is_netsy() {
+        succeeds(Plan { copies_min: 2, wipe_percent: 33, ..plan() }).await;
+    }
+}
+
+/// At every named place between accepting a write and its clean-up, and in start, restore and stop.
+#[tokio::test]
+async fn end_at_every_failpoint() {
+    if is_netsy() {
+        succeeds(Plan { kills: 5, copies_min: 2, wipe_percent: 20, failpoints: true, ..plan() }).await;
+    }
+}
