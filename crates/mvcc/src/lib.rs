@@ -8,6 +8,9 @@
 //! Start reading at [`Store`]: the writer calls [`Store::evaluate`] against the newest state, replicas call
 //! [`Store::apply`], readers read at the visible revision through [`RangeReader`].
 
+#![deny(clippy::disallowed_methods, clippy::iter_over_hash_type)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
+
 mod alarms;
 mod apply;
 mod check;
