@@ -20,7 +20,7 @@ const NETSY_COMMAND: &str = "{netsy} server --config={config} --node-id=bench-1 
      --bind-client=127.0.0.1:{client} --bind-health=127.0.0.1:{health} --insecure-loopback-only \
      --copies-min=1 --log=warn";
 /// One node that acknowledges a write once the object store has it, which takes 30 ms a call.
-const QUORUM_0_COMMAND: &str = "env NETSY_STORE_LATENCY=30ms {netsy} server --config={config} --node-id=bench-1 \
+const QUORUM_0_COMMAND: &str = "env NETSY_TEST_STORE_LATENCY=30ms {netsy} server --config={config} --node-id=bench-1 \
      --data-dir={data}/node --bind-client=127.0.0.1:{client} --bind-health=127.0.0.1:{health} \
      --insecure-loopback-only --quorum=0 --log=warn";
 const NETSY_CONFIG: &str = r#"{"cluster_id": "bench", "storage": {"provider": "file", "path": "{data}/store"}}"#;
@@ -80,6 +80,27 @@ struct Line {
 struct Outcome {
     lines: Vec<Line>,
     json: serde_json::Map<String, Value>,
+    /// CPU that went to others during each row, percent of the machine.
+    noise: Vec<f64>,
+}
+
+impl Line {
+    /// Whether the goal is reached; None where there is none or nothing to hold against it.
+    fn met(&self) -> Option<bool> {
+        Some(self.goal?.met(self.ratio?))
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "load": self.load,
+            "figure": self.figure,
+            "etcd": self.etcd,
+            "netsy": self.netsy,
+            "ratio": self.ratio,
+            "goal": self.goal.map(Goal::text),
+            "met": self.met(),
+        })
+    }
 }
 
 /// Runs the rows asked for. A goal that is missed is said in the table, not by the exit code.
@@ -101,7 +122,7 @@ pub fn main(args: &SuiteArgs) -> Result<()> {
     }
     templates.push(Template::etcd(&args.etcd));
 
-    let mut outcome = Outcome { lines: Vec::new(), json: serde_json::Map::new() };
+    let mut outcome = Outcome { lines: Vec::new(), json: serde_json::Map::new(), noise: Vec::new() };
     for row in all.iter().filter(|r| wanted(r.id)) {
         eprintln!("{}: {} ...", row.id, row.load);
         comparison(args, row, &templates, &mut outcome).with_context(|| format!("row {}", row.id))?;
@@ -114,9 +135,11 @@ pub fn main(args: &SuiteArgs) -> Result<()> {
         eprintln!("{}: {} ms a call ...", rows::QUORUM_0, args.call_ms);
         quorum_0(args, &netsy(args, &args.quorum0_cmd)?, &mut outcome).context("row quorum-0")?;
     }
-    print!("{}", markdown(&outcome.lines));
+    let machine = report::machine_json();
+    print!("{}\n{}", markdown(&outcome.lines), footer(&machine, &outcome.noise));
     if let Some(path) = &args.json {
-        outcome.json.insert("machine".into(), report::machine_json());
+        outcome.json.insert("machine".into(), machine);
+        outcome.json.insert("table".into(), outcome.lines.iter().map(Line::json).collect());
         write_json(path, &outcome.json.into())?;
     }
     Ok(())
@@ -175,6 +198,7 @@ fn comparison(args: &SuiteArgs, row: &Row, templates: &[Template], outcome: &mut
             goal: None,
         });
     }
+    outcome.noise.extend(series.iter().filter_map(|s| s.median(Metric::Others)));
     outcome.json.insert(row.id.into(), series.iter().map(report::series_json).collect());
     Ok(())
 }
@@ -259,11 +283,7 @@ fn markdown(lines: &[Line]) -> String {
     let mut text = "| load | figure | etcd | netsy | ratio | goal | |\n|---|---|---|---|---|---|---|\n".to_owned();
     for line in lines {
         let etcd = if line.load.starts_with("quorum 0") { "–".into() } else { cell(line.etcd) };
-        let verdict = match (line.goal, line.ratio) {
-            (Some(goal), Some(ratio)) if goal.met(ratio) => "PASS",
-            (Some(_), Some(_)) => "short",
-            _ => "",
-        };
+        let verdict = line.met().map_or("", |met| if met { "PASS" } else { "short" });
         text += &format!(
             "| {} | {} | {} | {} | {} | {} | {} |\n",
             line.load,
@@ -276,4 +296,16 @@ fn markdown(lines: &[Line]) -> String {
         );
     }
     text
+}
+
+/// What the figures were taken on, and how quiet it was.
+fn footer(machine: &Value, noise: &[f64]) -> String {
+    let noise = match (noise.iter().copied().reduce(f64::max), report::median(noise.to_vec())) {
+        (Some(most), Some(middle)) => {
+            format!(" Other processes took {middle:.0} % of its CPU time (median of the rows; {most:.0} % at most).")
+        }
+        _ => String::new(),
+    };
+    let text = |key: &str| machine[key].to_string().replace('"', "");
+    format!("{} cores of {}, Linux {}.{noise}\n", text("cores"), text("cpu"), text("kernel"))
 }
