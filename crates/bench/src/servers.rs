@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::target::Target;
 
@@ -67,7 +67,7 @@ impl Server {
         let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
         let mut ports = [0; 3];
         for (port, listener) in ports.iter_mut().zip(listeners.iter()) {
-            let listener = listener.as_ref().map_err(|e| anyhow::anyhow!("no free port on 127.0.0.1: {e}"))?;
+            let listener = listener.as_ref().map_err(|e| anyhow!("no free port on 127.0.0.1: {e}"))?;
             *port = listener.local_addr()?.port();
         }
         let data = tempfile::Builder::new()
@@ -106,7 +106,7 @@ impl Server {
         let child = command.spawn().with_context(|| format!("starting {line}"))?;
         self.child = Some((child, since));
         let answered = self.target()?.first_answer(since, START_MAX);
-        answered.with_context(|| format!("{line}\n{}", self.log_tail()))
+        answered.map_err(|e| anyhow!("{e:#}\nit was started by: {line}\n{}", self.log_tail()))
     }
 
     pub fn target(&self) -> Result<Target> {
