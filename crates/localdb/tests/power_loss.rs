@@ -15,7 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const CHILD: &str = "NETSY_POWER_LOSS_CHILD";
-const RESTORED_ROWS: u64 = 3_000;
+const ABORT_AFTER: &str = "NETSY_POWER_LOSS_ABORT_AFTER";
+const RESTORED_ROWS: u64 = 40;
+/// In tests that stop the child at every operation in turn: which share of them, one in so many.
+const STRIDE: usize = 3;
 
 fn rounds() -> u64 {
     std::env::var("NETSY_POWER_LOSS_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(12)
@@ -29,7 +32,8 @@ fn mix(n: u64) -> u64 {
 }
 
 fn value_of(n: u64, salt: u64) -> Bytes {
-    let length = mix(n ^ salt) % 9_000;
+    // Long enough to show its salt.
+    let length = 40 + mix(n ^ salt) % 9_000;
     Bytes::from(format!("{n}/{salt}/").into_bytes().into_iter().cycle().take(length as usize).collect::<Vec<_>>())
 }
 
@@ -76,17 +80,28 @@ fn child() {
     let (role, folder) = what.split_once(':').expect("role:folder");
     let folder = Path::new(folder);
     match role {
-        "commits" => child_commits(folder),
-        "restores" => child_restores(folder),
+        "commits" => child_commits(folder, u64::MAX),
+        "restores" => child_restores(folder, u64::MAX),
+        "one-restore" => child_restores(folder, 1),
+        "few-commits" => child_commits(folder, 12),
         "full" | "off" => child_plain(folder, role),
         "files" | "files-unsynced" => child_files(folder, role == "files"),
         _ => panic!("{role} is not known"),
     }
 }
 
-fn child_commits(folder: &Path) {
+/// Ends this process at one of its next operations, if asked to.
+fn abort_where_asked() {
+    if let Some(operations) = std::env::var(ABORT_AFTER).ok().and_then(|text| text.parse().ok()) {
+        crash_vfs::abort_after(operations);
+    }
+}
+
+fn child_commits(folder: &Path, commits: u64) {
+    crash_vfs::enable(folder).expect("enable");
+    abort_where_asked();
     let (mut writer, _readers) = open(folder, true);
-    loop {
+    for _ in 0..commits {
         let next = writer.end().index.0 + 1;
         let count = 1 + mix(next) % 4;
         let entries: Vec<_> = (next..next + count).map(|n| entry(n, 0)).collect();
@@ -98,16 +113,17 @@ fn child_commits(folder: &Path) {
         let batch = Batch { entries: &entries, visible_index, uploaded, delete: &delete, ..Batch::default() };
         writer.commit(&batch).expect("commit");
         acknowledge(next + count - 1);
-        if mix(next) % 64 == 0 {
+        if mix(next).is_multiple_of(64) {
             writer.vacuum_step(8).expect("vacuum");
         }
     }
 }
 
-fn child_restores(folder: &Path) {
+fn child_restores(folder: &Path, restores: u64) {
     let (mut writer, readers) = open(folder, true);
     let mut salt = generation(&readers);
-    loop {
+    abort_where_asked();
+    for _ in 0..restores {
         salt += 1;
         let mut restore = writer.begin_restore().expect("begin");
         for n in 1..=RESTORED_ROWS / 2 {
@@ -239,8 +255,28 @@ fn run_and_kill(role: &str, folder: &Path, round: u64, acks_min: u64) -> u64 {
     last
 }
 
+/// Runs a child that ends by itself, at the latest after `operations`; returns the last thing it acknowledged,
+/// and whether it came to its end.
+fn run_until(role: &str, folder: &Path, operations: usize) -> (u64, bool) {
+    let output = Command::new(std::env::current_exe().expect("own path"))
+        .args(["--exact", "child", "--nocapture", "--test-threads", "1"])
+        .env(CHILD, format!("{role}:{}", folder.display()))
+        .env(ABORT_AFTER, operations.to_string())
+        .output()
+        .expect("run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_ne!(
+        output.status.code(),
+        Some(101),
+        "the child found something wrong after {operations} operations: {said}"
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let acks = text.lines().filter_map(|line| line.strip_prefix("ack ")).filter_map(|text| text.parse().ok());
+    (acks.last().unwrap_or(0), output.status.success())
+}
+
 fn loss(round: u64) -> Loss {
-    if round % 2 == 0 { Loss::All } else { Loss::Some { seed: round } }
+    if round.is_multiple_of(2) { Loss::All } else { Loss::Some { seed: round } }
 }
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -256,33 +292,75 @@ fn no_acknowledged_commit_is_lost() {
     for round in 0..rounds() {
         let acknowledged = run_and_kill("commits", &folder, round, 1);
         drop_unsynced(&folder, loss(round)).expect("drop");
-        let (writer, readers) = open(&folder, false);
-        let end = writer.end().index.0;
-        assert!(end >= acknowledged, "round {round}: {acknowledged} was acknowledged, the log ends at {end}");
-        assert!(writer.progress().visible_index.0 + 4 >= acknowledged, "round {round}: {:?}", writer.progress());
-        assert_eq!(writer.progress().visible_index, writer.progress().uploaded.index);
-        assert_eq!(readers.integrity_check().expect("check"), Vec::<String>::new(), "round {round}");
-        let mut expected = 1;
-        let options = ScanOptions { values_after: Some(Position(0)), ..ScanOptions::default() };
-        readers
-            .scan::<Error>(options, |row| {
-                let gone =
-                    |position: u64| position % 2 == 0 && (position / 2 + 100) % 3 == 0 && position / 2 + 100 <= end;
-                while gone(expected) {
-                    expected += 1;
-                }
-                assert_eq!(row.position.0, expected, "round {round}");
-                let n = expected.div_ceil(2);
-                if let RowWhat::Put { value, .. } = row.what
-                    && expected % 2 == 1
-                {
-                    assert_eq!(value, Some(value_of(n, 0).as_ref()), "round {round}, entry {n}");
-                }
+        check_commits(&folder, acknowledged, &format!("round {round}"));
+    }
+}
+
+#[test]
+fn no_commit_is_lost_wherever_it_stops() {
+    for operations in (0..).step_by(STRIDE) {
+        // From nothing each time: making the database is part of it.
+        let (_scratch, folder) = folder();
+        let (acknowledged, ended) = run_until("few-commits", &folder, operations);
+        drop_unsynced(&folder, loss(operations as u64)).expect("drop");
+        check_commits(&folder, acknowledged, &format!("stopped after {operations} operations"));
+        if ended {
+            assert!(operations > 40, "the child did only {operations} operations");
+            break;
+        }
+    }
+}
+
+/// Everything that [`child_commits`] did up to `acknowledged` at least is there, and nothing is half there.
+fn check_commits(folder: &Path, acknowledged: u64, when: &str) {
+    let (writer, readers) = open(folder, false);
+    let end = writer.end().index.0;
+    assert!(end >= acknowledged, "{when}: {acknowledged} was acknowledged, the log ends at {end}");
+    assert!(writer.progress().visible_index.0 + 4 >= acknowledged, "{when}: {:?}", writer.progress());
+    assert_eq!(writer.progress().visible_index, writer.progress().uploaded.index);
+    assert_eq!(readers.integrity_check().expect("check"), Vec::<String>::new(), "{when}");
+    let gone = |position: u64| {
+        let by = position / 2 + 100;
+        position.is_multiple_of(2) && by.is_multiple_of(3) && by <= end
+    };
+    let mut expected = 1;
+    let options = ScanOptions { values_after: Some(Position(0)), ..ScanOptions::default() };
+    readers
+        .scan::<Error>(options, |row| {
+            while gone(expected) {
                 expected += 1;
-                Ok(())
-            })
-            .expect("scan");
-        assert_eq!(expected, 2 * end + 1, "round {round}");
+            }
+            assert_eq!(row.position.0, expected, "{when}");
+            let n = expected.div_ceil(2);
+            if let RowWhat::Put { value, .. } = row.what
+                && expected % 2 == 1
+            {
+                assert_eq!(value, Some(value_of(n, 0).as_ref()), "{when}, entry {n}");
+            }
+            expected += 1;
+            Ok(())
+        })
+        .expect("scan");
+    assert_eq!(expected, 2 * end + 1, "{when}");
+}
+
+#[test]
+fn a_restore_is_whole_or_not_there_wherever_it_stops() {
+    let (_scratch, folder) = folder();
+    run_until("one-restore", &folder, 1_000_000);
+    let mut before = 1;
+    for operations in 0.. {
+        let (acknowledged, ended) = run_until("one-restore", &folder, operations);
+        drop_unsynced(&folder, loss(operations as u64)).expect("drop");
+        let (_writer, readers) = open(&folder, false);
+        let found = generation(&readers);
+        assert!(found >= before.max(acknowledged), "stopped after {operations} operations: {before} became {found}");
+        assert_eq!(readers.integrity_check().expect("check"), Vec::<String>::new());
+        before = found;
+        if ended {
+            assert!(operations > 40, "the child did only {operations} operations");
+            break;
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 /// A tracked folder.
@@ -28,6 +28,21 @@ pub(super) struct Root {
 
 static ROOTS: LazyLock<RwLock<HashMap<PathBuf, Arc<Root>>>> = LazyLock::new(RwLock::default);
 static KEPT: AtomicU64 = AtomicU64::new(0);
+/// Operations until the process ends itself; below 0: it does not.
+static OPERATIONS_LEFT: AtomicI64 = AtomicI64::new(-1);
+
+/// Lets this process do `operations` more writes, syncs and changes of names below tracked folders and end
+/// abruptly before the one after them: so that a test can stop it at each of them in turn.
+pub fn abort_after(operations: u32) {
+    OPERATIONS_LEFT.store(i64::from(operations), Ordering::SeqCst);
+}
+
+fn count_operation() {
+    let left = OPERATIONS_LEFT.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| (left >= 0).then_some(left - 1));
+    if left == Ok(0) {
+        std::process::abort();
+    }
+}
 
 /// Tracks all changes made through this layer below `root` from now on, in this process. The folder is made
 /// if it is not there. Several processes may track the same folder.
@@ -97,6 +112,7 @@ impl Root {
             }
         };
         self.locked(|| {
+            count_operation();
             match change {
                 NameChange::Removed { path, kept } | NameChange::Renamed { to: path, kept: Some(kept), .. } => {
                     fs::hard_link(path, kept)?;
@@ -125,6 +141,7 @@ impl Root {
     /// The folder's names are durable from now on.
     pub(super) fn names_synced(&self, folder: &Path) -> io::Result<()> {
         self.locked(|| {
+            count_operation();
             let record = self.folder_record(folder)?;
             let Ok(lines) = fs::read_to_string(&record) else { return Ok(()) };
             fs::remove_file(&record)?;
@@ -234,6 +251,7 @@ impl FileUndo {
     /// Runs the sync; if it succeeds there is nothing to undo any more.
     pub(super) fn sync<T>(&self, sync: impl FnOnce() -> T, succeeded: impl FnOnce(&T) -> bool) -> io::Result<T> {
         let record = self.record.lock();
+        count_operation();
         let outcome = sync();
         if succeeded(&outcome) {
             // Emptied, not removed: another process may be writing to it, too.
@@ -247,6 +265,7 @@ impl FileUndo {
     }
 
     fn note(&self, record: &mut Option<File>, content: &impl Content, at: u64, bytes: u64) -> io::Result<()> {
+        count_operation();
         let length = content.length()?;
         let mut old = vec![0; at.saturating_add(bytes).min(length).saturating_sub(at) as usize];
         content.read(&mut old, at)?;
