@@ -12,6 +12,7 @@ pub mod grpc;
 pub(crate) mod metrics;
 mod server;
 pub(crate) mod transport;
+pub(crate) mod watch;
 pub(crate) mod web;
 
 pub use server::{Server, ServerConfig, ServerError};

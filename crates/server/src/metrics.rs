@@ -149,6 +149,16 @@ impl Metrics {
         self.call(rpc).sent.inc();
     }
 
+    /// Counts several messages at once.
+    pub(crate) fn exchanged(&self, rpc: Rpc, received: u64, sent: u64) {
+        if received > 0 {
+            self.call(rpc).received.inc_by(received);
+        }
+        if sent > 0 {
+            self.call(rpc).sent.inc_by(sent);
+        }
+    }
+
     pub(crate) fn handled(&self, rpc: Rpc, code: Code, took: Duration) {
         let call = self.call(rpc);
         if code == Code::Ok {

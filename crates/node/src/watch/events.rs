@@ -45,14 +45,14 @@ pub struct Encoded {
     /// All events.
     pub bytes: Bytes,
     /// Where each ends in `bytes`.
-    pub ends: Vec<u32>,
+    pub ends: Vec<usize>,
 }
 
 impl Encoded {
     /// The bytes of events `first..end`.
     pub fn slice(&self, first: u32, end: u32) -> &[u8] {
-        let start = if first == 0 { 0 } else { self.ends[first as usize - 1] as usize };
-        let stop = if end == 0 { 0 } else { self.ends[end as usize - 1] as usize };
+        let start = if first == 0 { 0 } else { self.ends[first as usize - 1] };
+        let stop = if end == 0 { 0 } else { self.ends[end as usize - 1] };
         &self.bytes[start..stop]
     }
 }
@@ -122,7 +122,8 @@ impl RevisionEvents {
         cell.get_or_init(|| encode(self.events(), with_prev))
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    /// Bytes of memory it holds, about; its encoded form is smaller.
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -231,7 +232,7 @@ impl Selection {
     }
 
     /// The places, as runs of neighbours `(first, end)`, ascending.
-    pub fn runs(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+    pub fn runs(&self) -> impl Iterator<Item = (u32, u32)> + Clone + '_ {
         let (run, picks) = match self {
             Self::Run { first, end } => (Some((*first, *end)), &[][..]),
             Self::Picks(picks) => (None, &picks[..]),

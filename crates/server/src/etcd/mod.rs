@@ -17,7 +17,7 @@ mod resolve;
 mod router;
 pub(crate) mod versions;
 
-pub(crate) use errors::timed_out;
+pub(crate) use errors::{no_leader, timed_out};
 pub(crate) use maintenance::alarm_name;
 
 use crate::grpc::call::CallLimits;

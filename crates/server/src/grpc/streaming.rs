@@ -19,7 +19,7 @@ use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::sync::watch;
 
 /// What else is known about a call.
@@ -116,6 +116,23 @@ impl ResponseSink {
     pub async fn send_framed(&mut self, bytes: Bytes) -> Result<(), Status> {
         self.shared.has_sent.store(true, Ordering::Relaxed);
         send_all(self.open()?, bytes).await
+    }
+
+    /// Sends as much of `bytes` as the client has room for, at least something. Ready with an error: the
+    /// client is gone.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<Result<(), Status>> {
+        self.shared.has_sent.store(true, Ordering::Relaxed);
+        let stream = self.open()?;
+        stream.reserve_capacity(bytes.len());
+        let mut room = stream.capacity();
+        while room == 0 {
+            room = match ready!(stream.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(_)) | None => return Poll::Ready(Err(cancelled())),
+            };
+        }
+        let part = bytes.split_to(room.min(bytes.len()));
+        Poll::Ready(stream.send_data(part, false).map_err(|_| cancelled()))
     }
 
     /// Ready once the client has given the call up.

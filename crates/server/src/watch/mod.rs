@@ -1,0 +1,49 @@
+//! etcdserverpb.Watch: one stream, any number of watchers (reference/etcd.md 2.5).
+//!
+//! What a watcher is told, and in which order, is decided by `netsy_node::watch`; here it becomes
+//! messages. The events of a revision are encoded once and copied into the answer of every watcher
+//! that gets them, and all answers that are ready for a stream leave together.
+
+mod encode;
+mod session;
+
+use crate::etcd::Service;
+use crate::grpc::rpc::Rpc;
+use crate::grpc::status::Status;
+use crate::grpc::streaming::{CallContext, RequestStream, ResponseSink, server_stopped};
+use encode::Encoder;
+use netsy_api::etcdserverpb::WatchRequest;
+use session::Session;
+use std::future::poll_fn;
+
+/// Beside the largest request, what an answer may hold before it is sent in fragments.
+const FRAGMENT_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// Watch.
+pub(crate) async fn watch(
+    service: &Service,
+    context: CallContext,
+    requests: RequestStream<WatchRequest>,
+    sink: &mut ResponseSink,
+) -> Result<(), Status> {
+    let identity = service.node.identity();
+    let encoder = Encoder::new(
+        identity.cluster_id,
+        identity.member_id,
+        service.node.term().0,
+        service.request_bytes_max + FRAGMENT_OVERHEAD_BYTES,
+    );
+    let stream = service.node.watch_hub().open(context.require_leader);
+    let mut session = Session::new(stream, requests, encoder);
+    let metrics = &service.metrics;
+    tokio::select! {
+        biased;
+        () = context.draining() => Err(server_stopped()),
+        end = poll_fn(|cx| {
+            let end = session.poll(cx, sink);
+            let (received, sent) = session.take_counts();
+            metrics.exchanged(Rpc::Watch, received, sent);
+            end
+        }) => end,
+    }
+}
