@@ -1,6 +1,5 @@
 //! Reading: ranges at one revision in short steps, values fetched once no lock is held (R9).
 
-use crate::confirm::Ticket;
 use crate::error::{NodeError, Unavailable};
 use crate::history::stored_at;
 use crate::node::{Inner, Node};
@@ -15,7 +14,7 @@ use netsy_mvcc::{KvRef, OpResult, Outcome, RangeReader, RangeResult, TxnResult, 
 /// Keys looked at under one lock: a long range lets writers in between.
 const KEYS_PER_STEP: usize = 512;
 /// A linearizable read that the lease ran out on is begun again this often.
-const TRIES_MAX: usize = 16;
+pub(crate) const TRIES_MAX: usize = 16;
 /// Values fetched in one go on this thread; more are fetched on a blocking one.
 const VALUES_HERE_MAX: usize = 4;
 
@@ -32,6 +31,27 @@ impl ValueSource for StoredValues<'_> {
     }
 }
 
+/// Runs a read of visible state so that its result is linearizable: in again if the lease ran out meanwhile.
+/// Refusals are results too: they tell of the state. (A macro, as futures of async closures are not known to be
+/// `Send`.)
+macro_rules! linearized {
+    ($node:expr, $serializable:expr, $read:expr) => {{
+        let mut tries = 0;
+        loop {
+            let ticket = if $serializable { None } else { Some($node.confirmer.enter().await?) };
+            let result = $read.await;
+            if ticket.is_none_or(|ticket| $node.confirmer.leave(ticket)) {
+                break result;
+            }
+            tries += 1;
+            if tries >= $crate::reads::TRIES_MAX {
+                break Err($crate::error::Unavailable::TimedOut.into());
+            }
+        }
+    }};
+}
+pub(crate) use linearized;
+
 impl Node {
     /// A linearizable point: afterwards the visible state includes all that was committed at the call.
     pub async fn read_index(&self) -> Result<(), NodeError> {
@@ -47,39 +67,24 @@ impl Node {
 
     /// Range, linearizable unless asked otherwise; all values are filled in.
     pub async fn range(&self, request: &RangeRequest) -> Result<RangeResult, NodeError> {
-        self.0.linearized(request.serializable, async || self.0.range_now(request).await).await
+        linearized!(self.0, request.serializable, self.0.range_now(request))
     }
 
     /// Range in slices of one revision; the first step is linearizable unless asked otherwise.
     pub async fn range_pages(&self, request: RangeRequest, first_keys: usize) -> Result<RangePages, NodeError> {
-        let serializable = request.serializable;
-        self.0
-            .linearized(serializable, async || {
-                let store = self.0.store.read();
-                let mut reader = RangeReader::new(&request, &store)?;
-                let epoch = store.epoch();
-                let done = reader.step(&store, first_keys.max(1))?;
-                drop(store);
-                Ok(RangePages { node: self.clone(), reader: Some(reader), done, epoch })
-            })
-            .await
+        let begin = async || -> Result<RangePages, NodeError> {
+            let store = self.0.store.read();
+            let mut reader = RangeReader::new(&request, &store)?;
+            let epoch = store.epoch();
+            let done = reader.step(&store, first_keys.max(1))?;
+            Ok(RangePages { node: self.clone(), reader: Some(reader), done, epoch })
+        };
+        linearized!(self.0, request.serializable, begin())
     }
 
     /// A transaction that only reads ([`netsy_mvcc::is_read_only`]), and the revision it read at.
     pub async fn read_txn(&self, request: &TxnRequest) -> Result<(TxnResult, Revision), NodeError> {
-        self.0
-            .linearized(netsy_mvcc::all_serializable(request), async || {
-                let (mut result, revision, epoch) = {
-                    let store = self.0.store.read();
-                    let (result, revision) = store.read_txn(request, &StoredValues(&self.0.readers))?;
-                    (result, revision, store.epoch())
-                };
-                let mut stored = vec![];
-                txn_refs(&mut result, &mut stored);
-                self.0.fill(stored, epoch).await?;
-                Ok((result, revision))
-            })
-            .await
+        linearized!(self.0, netsy_mvcc::all_serializable(request), self.0.read_txn_now(request))
     }
 
     /// Key-values with their values, as messages.
@@ -104,40 +109,31 @@ fn message(kv: KvRef) -> KeyValue {
     }
 }
 
+/// What the first step of a range came to.
+enum Begun {
+    Done(RangeResult),
+    /// Values are to be fetched.
+    Unresolved(RangeResult, ReadEpoch),
+    More(Box<RangeReader>, ReadEpoch),
+}
+
 impl Inner {
-    /// Runs a read of visible state so that its result is linearizable: in again if the lease ran out meanwhile.
-    /// Refusals are results too: they tell of the state.
-    pub(crate) async fn linearized<T>(
-        &self,
-        serializable: bool,
-        mut read: impl AsyncFnMut() -> Result<T, NodeError>,
-    ) -> Result<T, NodeError> {
-        if serializable {
-            return read().await;
-        }
-        for _ in 0..TRIES_MAX {
-            let ticket: Ticket = self.confirmer.enter().await?;
-            let result = read().await;
-            if self.confirmer.leave(ticket) {
-                return result;
-            }
-        }
-        Err(Unavailable::TimedOut.into())
+    async fn read_txn_now(&self, request: &TxnRequest) -> Result<(TxnResult, Revision), NodeError> {
+        let (mut result, revision, epoch) = {
+            let store = self.store.read();
+            let (result, revision) = store.read_txn(request, &StoredValues(&self.readers))?;
+            (result, revision, store.epoch())
+        };
+        let mut stored = vec![];
+        txn_refs(&mut result, &mut stored);
+        self.fill(stored, epoch).await?;
+        Ok((result, revision))
     }
 
     async fn range_now(&self, request: &RangeRequest) -> Result<RangeResult, NodeError> {
-        let (mut reader, epoch) = {
-            let store = self.store.read();
-            let mut reader = RangeReader::new(request, &store)?;
-            let done = reader.step(&store, KEYS_PER_STEP)?;
-            if done && reader.wanted().is_empty() {
-                let mut result = reader.finish();
-                // Most reads find everything in memory and are done here.
-                if !result.kvs.iter().any(|kv| stored_at(kv).is_some()) {
-                    return Ok(result);
-                }
-                let epoch = store.epoch();
-                drop(store);
+        let (mut reader, epoch) = match self.range_begin(request)? {
+            Begun::Done(result) => return Ok(result),
+            Begun::Unresolved(mut result, epoch) => {
                 let single = match &result.kvs[..] {
                     [kv] => stored_at(kv),
                     _ => None,
@@ -148,7 +144,7 @@ impl Inner {
                 }
                 return Ok(result);
             }
-            (reader, store.epoch())
+            Begun::More(reader, epoch) => (*reader, epoch),
         };
         loop {
             let done = {
@@ -168,6 +164,21 @@ impl Inner {
         let mut result = reader.finish();
         self.fill(result.kvs.iter_mut().collect(), epoch).await?;
         Ok(result)
+    }
+
+    /// The first step, which is all there is to most reads.
+    fn range_begin(&self, request: &RangeRequest) -> Result<Begun, NodeError> {
+        let store = self.store.read();
+        let mut reader = RangeReader::new(request, &store)?;
+        let done = reader.step(&store, KEYS_PER_STEP)?;
+        if !done || !reader.wanted().is_empty() {
+            return Ok(Begun::More(Box::new(reader), store.epoch()));
+        }
+        let result = reader.finish();
+        if result.kvs.iter().any(|kv| stored_at(kv).is_some()) {
+            return Ok(Begun::Unresolved(result, store.epoch()));
+        }
+        Ok(Begun::Done(result))
     }
 
     /// Gives a value that was read from disk a place in memory, if there is room.
@@ -280,12 +291,8 @@ impl RangePages {
                 RangeResult { kvs: reader.take_page(), ..RangeResult::default() }
             };
             let last = self.reader.is_none();
-            if !last {
-                let store = self.node.0.store.read();
-                if let Some(reader) = self.reader.as_mut() {
-                    self.done = reader.step(&store, keys.clamp(1, KEYS_PER_STEP))?;
-                }
-                drop(store);
+            if let Some(reader) = self.reader.as_mut() {
+                self.done = reader.step(&self.node.0.store.read(), keys.clamp(1, KEYS_PER_STEP))?;
             }
             if page.kvs.is_empty() && !last {
                 // Counting on beyond the limit.

@@ -4,6 +4,7 @@ use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
+use crate::reads::linearized;
 use crate::writer::{Command, Written};
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, Position, Revision, Term};
@@ -102,40 +103,20 @@ impl Node {
 
     /// Gives a lease all its time again: seconds, or `None` if there is no such lease.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
-        self.0
-            .linearized(false, async || {
-                let now = boot_millis();
-                let renewal = self.0.store.write().lease_renew(id, now);
-                match renewal {
-                    Renewal::NotFound => Ok(None),
-                    Renewal::Expiring => {
-                        // Its end is under way: told once it is certain.
-                        self.0.submit(WriteRequest::LeaseExpire { id, now_ms: now }).await?;
-                        Ok(None)
-                    }
-                    Renewal::Renewed { ttl_seconds, reset_checkpoint } => {
-                        if reset_checkpoint {
-                            self.0.submit(WriteRequest::LeaseCheckpoint(vec![(id, 0)])).await?;
-                        }
-                        Ok(Some(ttl_seconds))
-                    }
-                }
-            })
-            .await
+        linearized!(self.0, false, self.0.renew(id))
     }
 
     /// A lease's time, and its keys if asked for.
     pub async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<Option<LeaseInfo>, NodeError> {
-        self.0
-            .linearized(false, async || {
-                let store = self.0.store.read();
-                Ok(store.lease(id, boot_millis()).map(|info| LeaseInfo {
-                    ttl: info.remaining_seconds,
-                    granted_ttl: info.granted_seconds,
-                    keys: if keys { store.lease_keys(id) } else { vec![] },
-                }))
-            })
-            .await
+        let look = async || {
+            let store = self.0.store.read();
+            Ok(store.lease(id, boot_millis()).map(|info| LeaseInfo {
+                ttl: info.remaining_seconds,
+                granted_ttl: info.granted_seconds,
+                keys: if keys { store.lease_keys(id) } else { vec![] },
+            }))
+        };
+        linearized!(self.0, false, look())
     }
 
     /// All leases, those that end first first.
@@ -238,6 +219,25 @@ impl Node {
 }
 
 impl Inner {
+    async fn renew(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
+        let now = boot_millis();
+        let renewal = self.store.write().lease_renew(id, now);
+        match renewal {
+            Renewal::NotFound => Ok(None),
+            Renewal::Expiring => {
+                // Its end is under way: told once it is certain.
+                self.submit(WriteRequest::LeaseExpire { id, now_ms: now }).await?;
+                Ok(None)
+            }
+            Renewal::Renewed { ttl_seconds, reset_checkpoint } => {
+                if reset_checkpoint {
+                    self.submit(WriteRequest::LeaseCheckpoint(vec![(id, 0)])).await?;
+                }
+                Ok(Some(ttl_seconds))
+            }
+        }
+    }
+
     /// Waits until the own database has everything up to `index`.
     pub(crate) async fn wait_held_locally(&self, index: LogIndex) -> Result<(), NodeError> {
         let mut held = self.held_locally.subscribe();
