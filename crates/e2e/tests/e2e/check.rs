@@ -24,11 +24,6 @@ pub fn keys(kvs: &[KeyValue]) -> Vec<String> {
     kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect()
 }
 
-/// `key=value` as text.
-pub fn pairs(kvs: &[KeyValue]) -> Vec<String> {
-    kvs.iter().map(|kv| format!("{}={}", String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value))).collect()
-}
-
 /// The range answer at a place in a transaction's answers.
 #[track_caller]
 pub fn range_at(answer: &pb::TxnResponse, at: usize) -> &pb::RangeResponse {

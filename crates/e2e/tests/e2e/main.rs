@@ -4,6 +4,12 @@
 
 mod check;
 mod errors;
+mod hostile;
+mod http;
+mod lease;
+mod limits;
 mod mismatch_kv;
 mod mismatch_rest;
 mod mismatch_watch;
+mod restart;
+mod watch;
