@@ -14,7 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use netsy_api::etcdserverpb::kv_client::KvClient;
-use netsy_api::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RangeResponse};
+use netsy_api::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RangeResponse, ResponseHeader};
 use netsy_api::mvccpb::KeyValue;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -43,9 +43,14 @@ impl CallSite for Echo {
     }
 }
 
+fn header() -> Option<ResponseHeader> {
+    Some(ResponseHeader { cluster_id: 1 << 60, member_id: 1 << 60, revision: 1 << 20, raft_term: 1 })
+}
+
 async fn range(_: &Echo, _: UnaryContext, request: RangeRequest) -> Result<Body, Status> {
     let kv = KeyValue { key: request.key, ..KeyValue::default() };
-    Ok(Body::of(&RangeResponse { kvs: vec![kv; request.limit as usize], ..RangeResponse::default() }))
+    let kvs = vec![kv; request.limit.max(1) as usize];
+    Ok(Body::of(&RangeResponse { header: header(), count: kvs.len() as i64, kvs, more: false }))
 }
 
 async fn put(_: &Echo, _: UnaryContext, request: PutRequest) -> Result<Body, Status> {
@@ -55,7 +60,7 @@ async fn put(_: &Echo, _: UnaryContext, request: PutRequest) -> Result<Body, Sta
         b"refuse" => return Err(Status::new(Code::Unknown, "caf\u{e9}: 100%")),
         _ => {}
     }
-    Ok(Body::of(&PutResponse::default()))
+    Ok(Body::of(&PutResponse { header: header(), prev_kv: None }))
 }
 
 impl Routes for Echo {

@@ -6,13 +6,17 @@
 
 mod encode;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use crate::etcd::Service;
 use crate::grpc::rpc::Rpc;
 use crate::grpc::status::Status;
 use crate::grpc::streaming::{CallContext, RequestStream, ResponseSink, server_stopped};
+use crate::metrics::Metrics;
 use encode::Encoder;
 use netsy_api::etcdserverpb::WatchRequest;
+use netsy_node::watch::WatchHub;
 use session::Session;
 use std::future::poll_fn;
 
@@ -33,9 +37,19 @@ pub(crate) async fn watch(
         service.node.term().0,
         service.request_bytes_max + FRAGMENT_OVERHEAD_BYTES,
     );
-    let stream = service.node.watch_hub().open(context.require_leader);
-    let mut session = Session::new(stream, requests, encoder);
-    let metrics = &service.metrics;
+    serve(service.node.watch_hub(), encoder, &service.metrics, context, requests, sink).await
+}
+
+/// Drives one stream to its end.
+async fn serve(
+    hub: &WatchHub,
+    encoder: Encoder,
+    metrics: &Metrics,
+    context: CallContext,
+    requests: RequestStream<WatchRequest>,
+    sink: &mut ResponseSink,
+) -> Result<(), Status> {
+    let mut session = Session::new(hub.open(context.require_leader), requests, encoder);
     tokio::select! {
         biased;
         () = context.draining() => Err(server_stopped()),
