@@ -127,7 +127,7 @@ impl Objects {
 
     pub fn complete_upload(&mut self, key: &str, upload: &str) -> Option<Stored> {
         let parts = self.uploads.remove(upload)?;
-        let whole: Vec<u8> = parts.into_values().flatten().collect();
+        let whole = parts.values().map(|part| &part[..]).collect::<Vec<_>>().concat();
         Some(self.put(key, whole.into()))
     }
 

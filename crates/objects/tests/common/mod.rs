@@ -1,6 +1,11 @@
 //! What every bucket must do, whatever is behind it: the same assertions run against the
 //! file provider, the fake stores and real servers.
 
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
+pub mod fake;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -31,10 +31,11 @@ pub(crate) fn of_conditional(op: &'static str, key: &str, e: &Error, note: &Fate
         StatusCode::TOO_MANY_REQUESTS => error(ErrorKind::Unavailable),
         // Nothing there that could be replaced; unless the bucket itself is missing.
         StatusCode::NOT_FOUND if op == "swap" && !no_bucket(&text) => NotWritten::Condition,
+        StatusCode::REQUEST_TIMEOUT => error(ErrorKind::Unclear),
+        _ if text.contains(REQUEST_TIMEOUT) => error(ErrorKind::Unclear),
         s if transient(s, &text) => error(ErrorKind::Unavailable),
         // Written, but the answer lacks its version: reading the object will tell it.
         s if s.is_success() => error(ErrorKind::Unclear),
-        StatusCode::REQUEST_TIMEOUT => error(ErrorKind::Unclear),
         StatusCode::NOT_IMPLEMENTED => error(ErrorKind::Refused),
         // Whatever failed may have failed after the write.
         s if s.is_server_error() => error(ErrorKind::Unclear),
@@ -69,10 +70,13 @@ fn transient(status: StatusCode, text: &str) -> bool {
 }
 
 fn transient_text(text: &str) -> bool {
-    ["RequestTimeout", "ExpiredToken", "TokenRefreshRequired", "SlowDown", "status code: 408", "status code: 429"]
+    [REQUEST_TIMEOUT, "ExpiredToken", "TokenRefreshRequired", "SlowDown", "status code: 408", "status code: 429"]
         .iter()
         .any(|code| text.contains(code))
 }
+
+/// S3's word, with status 400, for a body that did not arrive in time.
+const REQUEST_TIMEOUT: &str = "RequestTimeout";
 
 pub(crate) fn no_bucket(text: &str) -> bool {
     text.contains("NoSuchBucket")

@@ -319,7 +319,7 @@ impl Bucket for CloudBucket {
 
     async fn upload(&self, key: &str) -> Result<Box<dyn Upload>> {
         let path = self.path("upload", key)?;
-        Ok(Box::new(CloudUpload::new(Arc::clone(&self.patient), path, key, self.attributes())))
+        Ok(Box::new(CloudUpload::new(Arc::clone(&self.patient), path, key, self.attributes(), self.policy)))
     }
 
     async fn download(&self, key: &str) -> Result<Option<Download>> {

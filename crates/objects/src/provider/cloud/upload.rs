@@ -8,11 +8,13 @@ use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Attributes, MultipartUpload, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutPayloadMut, UploadPart,
+    Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload,
+    PutPayloadMut, UploadPart,
 };
 
 use super::errors::of_plain;
-use crate::bucket::{ErrorKind, Result, StoreError, Upload};
+use crate::bucket::{ErrorKind, Result, RetryPolicy, StoreError, Upload};
+use crate::settle::Tries;
 
 /// At least 5 MiB (S3), and at most 10,000 of them: 80 GiB.
 const PART_BYTES: usize = 8 * 1024 * 1024;
@@ -24,22 +26,27 @@ pub(super) struct CloudUpload {
     path: Path,
     key: String,
     attributes: Attributes,
+    policy: RetryPolicy,
     part: PutPayloadMut,
     /// Started with the second part: one that fits a single part is one plain write.
     many: Option<Box<dyn MultipartUpload>>,
     under_way: FuturesUnordered<UploadPart>,
+    /// Bytes taken so far.
+    total: u64,
 }
 
 impl CloudUpload {
-    pub fn new(store: Arc<dyn ObjectStore>, path: Path, key: &str, attributes: Attributes) -> Self {
+    pub fn new(store: Arc<dyn ObjectStore>, path: Path, key: &str, attributes: Attributes, policy: RetryPolicy) -> Self {
         CloudUpload {
             store,
             path,
             key: key.into(),
             attributes,
+            policy,
             part: PutPayloadMut::new(),
             many: None,
             under_way: FuturesUnordered::new(),
+            total: 0,
         }
     }
 
@@ -47,11 +54,25 @@ impl CloudUpload {
         of_plain("upload", &self.key, e, ErrorKind::Unavailable)
     }
 
+    /// Repeated here, as `object_store` does not repeat it after a lost answer; that may
+    /// leave a second upload open, without parts.
+    async fn start(&mut self) -> Result<Box<dyn MultipartUpload>> {
+        let mut tries = Tries::new(self.policy);
+        loop {
+            let options = PutMultipartOptions { attributes: self.attributes.clone(), ..PutMultipartOptions::default() };
+            let error = match self.store.put_multipart_opts(&self.path, options).await {
+                Ok(many) => return Ok(many),
+                Err(e) => self.error(&e),
+            };
+            if !error.is_retryable() || !tries.pause().await {
+                return Err(error);
+            }
+        }
+    }
+
     async fn send_part(&mut self) -> Result<()> {
         if self.many.is_none() {
-            let options = PutMultipartOptions { attributes: self.attributes.clone(), ..PutMultipartOptions::default() };
-            let started = self.store.put_multipart_opts(&self.path, options).await;
-            self.many = Some(started.map_err(|e| self.error(&e))?);
+            self.many = Some(self.start().await?);
         }
         while self.under_way.len() >= PARTS_MAX {
             self.under_way.try_next().await.map_err(|e| self.error(&e))?;
@@ -66,6 +87,7 @@ impl CloudUpload {
 #[async_trait]
 impl Upload for CloudUpload {
     async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
+        self.total += bytes.len() as u64;
         while !bytes.is_empty() {
             // Not before there is more: what fits one part needs no parts.
             if self.part.content_length() == PART_BYTES {
@@ -92,17 +114,19 @@ impl Upload for CloudUpload {
             part.map_err(|e| self.error(&e))?;
         }
         let Some(mut many) = self.many.take() else { return Ok(()) };
-        match many.complete().await {
-            Ok(_) => Ok(()),
-            Err(e) => {
-                let error = of_plain("upload", &self.key, &e, ErrorKind::Unclear);
-                // What is there may be whole or not: either way its parts are of no use.
-                if let Err(e) = many.abort().await {
-                    tracing::debug!(key = %self.key, error = %e, "parts of a failed upload not removed");
-                }
-                Err(error)
-            }
+        let Err(e) = many.complete().await else { return Ok(()) };
+        // The answer to a completion that landed may be lost, and its repetition then finds
+        // no such upload. What is under the key tells: nobody writes other bytes there.
+        if let Ok(found) = self.store.head(&self.path).await
+            && found.size == self.total
+        {
+            return Ok(());
         }
+        // Whole or not, the parts are of no more use.
+        if let Err(e) = many.abort().await {
+            tracing::debug!(key = %self.key, error = %e, "parts of a failed upload not removed");
+        }
+        Err(StoreError { kind: ErrorKind::Unclear, ..self.error(&e) })
     }
 
     async fn abort(mut self: Box<Self>) -> Result<()> {
