@@ -244,6 +244,11 @@ pub trait Bucket: Send + Sync + fmt::Debug {
         RetryPolicy::default()
     }
 
+    /// Whether [`crate::probe`] can find out anything that opening it did not.
+    fn needs_probe(&self) -> bool {
+        true
+    }
+
     /// For log lines and errors: `s3://bucket/prefix`, `gs://bucket/prefix`, `file:///path`.
     fn describe(&self) -> String;
 }

@@ -80,6 +80,10 @@ impl Bucket for SlowBucket {
         self.inner.retry_policy()
     }
 
+    fn needs_probe(&self) -> bool {
+        self.inner.needs_probe()
+    }
+
     fn describe(&self) -> String {
         self.inner.describe()
     }

@@ -279,6 +279,22 @@ fn whole_checksums_do_not_excuse_wrong_content() {
     });
 }
 
+/// Found by `inspect` of cut files: a frame of length 0 without room for its checksum.
+#[test]
+fn bodies_too_short_for_a_frame_are_damaged() {
+    for len in 0..20 {
+        for byte in [0, 1, 0x7f, 0x80, 0xff] {
+            let mut forged = Forged::chunk(1);
+            forged.stored_body = Some(vec![byte; len]);
+            forged.header.body_bytes = len as u64;
+            forged.header.records_count = 0;
+            forged.header.last_index = 0;
+            forged.header.last_position = 0;
+            assert_eq!(forged.error().fault, Fault::Damaged, "{len} times {byte}");
+        }
+    }
+}
+
 #[test]
 fn decompression_bombs_take_no_memory() {
     let mut forged = Forged::chunk(4);

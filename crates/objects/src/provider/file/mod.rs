@@ -223,6 +223,11 @@ impl Bucket for FileBucket {
         self.retry
     }
 
+    /// Its locks were tried when it was opened; the rest is this crate's own code.
+    fn needs_probe(&self) -> bool {
+        false
+    }
+
     fn describe(&self) -> String {
         describe(self.root.objects())
     }
