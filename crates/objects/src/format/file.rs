@@ -149,10 +149,10 @@ pub(super) fn read_header(bytes: &Bytes) -> Result<(FileHeader, usize), FormatEr
 }
 
 /// A file whose checksum and header hold; its records are still to be read.
-pub(super) struct FileReader {
-    pub(super) header: FileHeader,
+pub(crate) struct FileReader {
+    pub(crate) header: FileHeader,
     /// CRC-64/NVME of all bytes but the last 8, which hold it.
-    pub(super) checksum: u64,
+    pub(crate) checksum: u64,
     body: Bytes,
     frames: FrameReader,
     records: u64,
@@ -195,8 +195,29 @@ impl FileReader {
         Ok(Self { header, checksum, frames: FrameReader::new(body.clone()), body, records: 0 })
     }
 
+    /// For an inspector: goes on past what does not hold, and says what that was.
+    pub(crate) fn open_faulty(bytes: &Bytes) -> Result<(Self, Vec<FormatError>), FormatError> {
+        let mut faults = Vec::new();
+        let (header, header_bytes) = read_header(bytes)?;
+        let checksum = check_whole(bytes).unwrap_or_else(|fault| {
+            faults.push(fault);
+            0
+        });
+        let end = bytes.len().saturating_sub(CRC_BYTES).max(header_bytes);
+        let stored = bytes.slice(header_bytes..end);
+        let body = match Compression::try_from(header.compression) {
+            Ok(Compression::Zstd) => decompress(&stored, header.body_bytes),
+            _ => Ok(stored),
+        };
+        let body = body.unwrap_or_else(|fault| {
+            faults.push(fault);
+            Bytes::new()
+        });
+        Ok((Self { header, checksum, frames: FrameReader::new(body.clone()), body, records: 0 }, faults))
+    }
+
     /// Records named in the header.
-    pub(super) fn records_count(&self) -> u64 {
+    pub(crate) fn records_count(&self) -> u64 {
         self.header.records_count as u64
     }
 
@@ -211,7 +232,7 @@ impl FileReader {
     }
 
     /// The next record's message and number from 0; `None` after the last.
-    pub(super) fn next_record(&mut self) -> Result<Option<(u64, Bytes)>, FormatError> {
+    pub(crate) fn next_record(&mut self) -> Result<Option<(u64, Bytes)>, FormatError> {
         if self.records == self.records_count() {
             return Ok(None);
         }
@@ -222,7 +243,7 @@ impl FileReader {
     }
 
     /// After the last record: the footer, and nothing behind it.
-    pub(super) fn finish(&mut self) -> Result<FileFooter, FormatError> {
+    pub(crate) fn finish(&mut self) -> Result<FileFooter, FormatError> {
         let records_end = self.frames.at();
         let message = self.frames.next(|| "footer".to_string(), BODY_BYTES_MAX)?;
         let footer = FileFooter::decode(message)

@@ -76,8 +76,11 @@ impl FrameReader {
         let damaged = |reason: String| FormatError::damaged(format!("{} at byte {}: {reason}", what(), self.at));
         let (len, len_bytes) =
             read_varint(rest).ok_or_else(|| damaged("its length is cut off or not a number".to_string()))?;
-        let room = rest.len().saturating_sub(len_bytes + CRC_BYTES) as u64;
-        if len > room {
+        let room = rest
+            .len()
+            .checked_sub(len_bytes + CRC_BYTES)
+            .ok_or_else(|| damaged(format!("only {} bytes are left", rest.len())))?;
+        if len > room as u64 {
             return Err(damaged(format!("it should have {len} bytes, {room} are left")));
         }
         if len > len_max as u64 {

@@ -12,7 +12,7 @@ pub(crate) mod file;
 mod frame;
 pub mod legacy;
 pub mod part;
-mod record;
+pub(crate) mod record;
 pub mod segment;
 
 pub use chunk::{ChunkFile, ChunkMeta, decode_chunk, encode_chunk, encode_seal, read_chunk_meta};

@@ -143,14 +143,14 @@ pub(super) fn put_row(buf: &mut Vec<u8>, row: &Row) {
 }
 
 /// An entry from its message; keys and values are slices of it.
-pub(super) fn read_entry(message: Bytes, number: u64) -> Result<Entry, FormatError> {
+pub(crate) fn read_entry(message: Bytes, number: u64) -> Result<Entry, FormatError> {
     let entry =
         file::Entry::decode(message).map_err(|e| FormatError::invalid(format!("record {number} is no entry: {e}")))?;
     Entry::try_from(entry).map_err(|e| FormatError::invalid(format!("record {number}: {e}")))
 }
 
 /// A row from its message; key and value are slices of it.
-pub(super) fn read_row(message: Bytes, number: u64) -> Result<Row, FormatError> {
+pub(crate) fn read_row(message: Bytes, number: u64) -> Result<Row, FormatError> {
     let row =
         file::Row::decode(message).map_err(|e| FormatError::invalid(format!("record {number} is no row: {e}")))?;
     Row::try_from(row).map_err(|e| FormatError::invalid(format!("record {number}: {e}")))
