@@ -10,6 +10,7 @@ use netsy_api::etcdserverpb::request_op::Request;
 use netsy_api::etcdserverpb::{Compare, TxnRequest};
 use netsy_api::ids::Revision;
 use std::cmp::Ordering;
+use std::ops::ControlFlow;
 
 /// How many more keys a transaction may look at.
 pub(crate) struct ScanBudget(pub(crate) usize);
@@ -70,13 +71,19 @@ impl Compares<'_> {
                 return self.holds_for(compare, version);
             }
         } else {
-            for (_, versions) in store.index.iter(&range, None) {
-                self.budget.spend()?;
-                let Some(version) = versions.at(self.at) else { continue };
-                none = false;
-                if !self.holds_for(compare, version)? {
-                    return Ok(false);
+            let stopped = store.index.for_each(&range, None, |_, versions| {
+                if let Err(error) = self.budget.spend() {
+                    return ControlFlow::Break(Err(error));
                 }
+                let Some(version) = versions.at(self.at) else { return ControlFlow::Continue(()) };
+                none = false;
+                match self.holds_for(compare, version) {
+                    Ok(true) => ControlFlow::Continue(()),
+                    other => ControlFlow::Break(other),
+                }
+            });
+            if let Some(stopped) = stopped {
+                return stopped;
             }
         }
         if !none {

@@ -1,7 +1,7 @@
 //! One entry in the making: its effects are in the index at once, and come out again if it fails.
 
 use crate::error::Error;
-use crate::key_index::{SLOT_NONE, Version};
+use crate::key_index::Version;
 use crate::store::{DeadRow, Mark, Pending, Store, Undo};
 use crate::types::{Event, EventKind, KvRef, ValueRef};
 use bytes::Bytes;
@@ -79,11 +79,18 @@ impl<'a> Effects<'a> {
     ) -> Result<(Revision, i64), Error> {
         self.check_room()?;
         let position = self.position();
-        let mut version =
-            Version { position, main: self.main, create: self.main, version: 1, lease, sub: self.sub, slot: SLOT_NONE };
+        let mut version = Version::put(position, self.main, lease);
         let store = &mut *self.store;
         version.slot = store.cache.insert(position, cached.clone());
-        let before = store.index.push_put(&key, &mut version);
+        let (mut create, mut times) = (version.create, version.version);
+        let before = store.index.push(&key, version, |version, before| {
+            if let Some(before) = before.filter(|b| b.is_live()) {
+                version.create = before.create;
+                version.version = before.version.saturating_add(1);
+            }
+            (create, times) = (version.create, version.version);
+        });
+        let before = before.filter(Version::is_live);
         if let Some(before) = &before {
             store.cache.supersede(before.slot, before.position, position);
             if before.lease.0 != 0 && before.lease != lease {
@@ -98,23 +105,17 @@ impl<'a> Effects<'a> {
             kind: EventKind::Put,
             kv: KvRef {
                 key: key.clone(),
-                create_revision: version.create,
+                create_revision: create,
                 mod_revision: self.main,
-                version: version.version,
+                version: times,
                 lease,
                 value: ValueRef::Here(cached),
             },
             prev,
         });
-        self.mutations.push(Mutation::Put {
-            key,
-            value,
-            create_revision: version.create,
-            version: version.version,
-            lease,
-        });
+        self.mutations.push(Mutation::Put { key, value, create_revision: create, version: times, lease });
         self.sub += 1;
-        Ok((version.create, version.version))
+        Ok((create, times))
     }
 
     /// A key goes; `false`: it does not exist.
@@ -123,16 +124,8 @@ impl<'a> Effects<'a> {
         let position = self.position();
         let store = &mut *self.store;
         let Some(before) = store.head_version(&key).copied() else { return Ok(false) };
-        let gone = Version {
-            position,
-            main: self.main,
-            create: Revision(0),
-            version: 0,
-            lease: LeaseId(0),
-            sub: self.sub,
-            slot: SLOT_NONE,
-        };
-        store.index.push(&key, gone);
+        let gone = Version::delete(position, self.main);
+        store.index.push(&key, gone, |_, _| {});
         store.cache.supersede(before.slot, before.position, position);
         if before.lease.0 != 0 {
             store.lessor.detach(before.lease, &key);

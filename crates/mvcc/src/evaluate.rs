@@ -11,6 +11,7 @@ use bytes::Bytes;
 use netsy_api::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use netsy_api::ids::{LeaseId, Revision, Term, UnixMillis};
 use netsy_api::log::AlarmKind;
+use std::ops::ControlFlow;
 
 impl Store {
     /// Evaluates `request` in `term` and, if it changes anything, makes that the newest entry, not yet visible. `now` is
@@ -153,8 +154,14 @@ pub(crate) fn delete_range(effects: &mut Effects<'_>, delete: &DeleteRangeReques
     let keys: Vec<Bytes> = match range.single() {
         Some(key) => vec![Bytes::copy_from_slice(key)],
         None => {
-            let live = effects.store.index.iter(&range, None).filter(|(_, versions)| versions.newest().is_live());
-            live.map(|(key, _)| Bytes::copy_from_slice(key)).collect()
+            let mut keys = Vec::new();
+            effects.store.index.for_each(&range, None, |key, versions| {
+                if versions.newest().is_live() {
+                    keys.push(Bytes::from(key.to_vec()));
+                }
+                ControlFlow::<()>::Continue(())
+            });
+            keys
         }
     };
     let (mut deleted, mut prevs) = (0, Vec::new());

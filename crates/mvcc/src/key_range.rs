@@ -1,7 +1,5 @@
 //! The keys a request is about.
 
-use std::ops::Bound;
-
 /// Where a range ends.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum End {
@@ -75,20 +73,12 @@ impl KeyRange {
         }
     }
 
-    /// The bounds of the part after `after`; `None`: nothing can be there. Never an inverted pair, which the
-    /// standard library's maps refuse with a panic.
-    pub(crate) fn bounds<'a>(&'a self, after: Option<&'a [u8]>) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
-        let lower = match after {
-            Some(after) if *after >= *self.start => Bound::Excluded(after),
-            _ => Bound::Included(&*self.start),
-        };
-        let (Bound::Included(from) | Bound::Excluded(from)) = lower else { return None };
+    /// Before which key it stops, or, if it is a single one, at which; `None`: nowhere.
+    pub(crate) fn stop(&self) -> Option<&[u8]> {
         match &self.end {
-            End::Open => Some((lower, Bound::Unbounded)),
-            End::Single if after.is_some_and(|a| *a >= *self.start) => None,
-            End::Single => Some((lower, Bound::Included(&*self.start))),
-            End::Before(end) if *from < **end => Some((lower, Bound::Excluded(end))),
-            End::Before(_) => None,
+            End::Single => Some(&self.start),
+            End::Before(end) => Some(end),
+            End::Open => None,
         }
     }
 }
@@ -106,9 +96,7 @@ mod tests {
         let half = KeyRange::new(b"b", b"d");
         assert!(half.contains(b"c") && !half.contains(b"d") && !half.is_empty());
         for empty in [KeyRange::new(b"b", b"b"), KeyRange::new(b"b", b"a")] {
-            assert!(empty.is_empty() && !empty.contains(b"b") && empty.bounds(None).is_none());
+            assert!(empty.is_empty() && !empty.contains(b"b"));
         }
-        assert!(half.bounds(Some(b"zz")).is_none());
-        assert!(single.bounds(Some(b"a")).is_none());
     }
 }

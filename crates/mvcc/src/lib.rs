@@ -13,6 +13,7 @@
 
 mod alarms;
 mod apply;
+mod block;
 mod check;
 mod compaction;
 mod compare;

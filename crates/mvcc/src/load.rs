@@ -1,7 +1,7 @@
 //! Rebuilding the state at start from the rows that the local database, or a snapshot, still has.
 
 use crate::error::ApplyError;
-use crate::key_index::{SLOT_NONE, Version};
+use crate::key_index::Version;
 use crate::store::{DeadRow, Mark, Store};
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, Position, Revision, Term, UnixMillis};
@@ -145,21 +145,14 @@ impl Store {
         if key.is_empty() || version < 1 || create > row.revision {
             return diverged(format!("row {} puts {key:?}, version {version} since {create}", row.position));
         }
-        let mut new = Version {
-            position: row.position,
-            main: row.revision,
-            create,
-            version,
-            lease,
-            sub: row.sub,
-            slot: SLOT_NONE,
-        };
+        let mut new = Version::put(row.position, row.revision, lease);
+        (new.create, new.version) = (create, version);
         if let Some(value) = value
             && (value.is_empty() || self.cache.has_room(value.len()))
         {
             new.slot = self.cache.insert(row.position, value);
         }
-        if let Some(before) = self.index.push(key, new) {
+        if let Some(before) = self.index.push(key, new, |_, _| {}) {
             // Compaction removes a key's oldest rows only, so that what is left has no gap.
             let (follows, is_live) = (before.version + 1, before.is_live());
             if version != follows || (is_live && create != before.create) {
@@ -182,16 +175,8 @@ impl Store {
     }
 
     fn load_delete(&mut self, row: &RowMeta<'_>, key: &[u8]) {
-        let gone = Version {
-            position: row.position,
-            main: row.revision,
-            create: Revision(0),
-            version: 0,
-            lease: LeaseId(0),
-            sub: row.sub,
-            slot: SLOT_NONE,
-        };
-        if let Some(before) = self.index.push(key, gone) {
+        let gone = Version::delete(row.position, row.revision);
+        if let Some(before) = self.index.push(key, gone, |_, _| {}) {
             self.cache.supersede(before.slot, before.position, row.position);
             if before.lease.0 != 0 {
                 self.lessor.detach(before.lease, key);

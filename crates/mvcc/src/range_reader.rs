@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use netsy_api::etcdserverpb::RangeRequest;
 use netsy_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use netsy_api::ids::{Position, Revision};
+use std::ops::ControlFlow;
 
 /// Bytes that keys of a result are gathered in, so that a long one costs few allocations.
 const KEY_CHUNK_BYTES: usize = 16 << 10;
@@ -150,8 +151,11 @@ impl RangeReader {
         };
         if let Some(key) = self.range.single() {
             if let Some(version) = store.index.get(key).and_then(|versions| versions.at(at)) {
-                let key = if self.fetch > 0 { Bytes::copy_from_slice(key) } else { Bytes::new() };
-                self.take(store, key, version);
+                self.count = 1;
+                if self.fetch > 0 && self.filters.as_ref().is_none_or(|f| f.accept(version)) {
+                    let key = Bytes::copy_from_slice(key);
+                    self.collect(store, key, version);
+                }
             }
             self.looked_at = 1;
             self.done = true;
@@ -159,30 +163,27 @@ impl RangeReader {
         }
         let mut chunk = BytesMut::new();
         let mut looked_at = 0;
-        let mut stopped_at = None;
-        for (key, versions) in store.index.iter(&self.range, self.after.as_deref()) {
+        let after = self.after.take();
+        let range = std::mem::replace(&mut self.range, KeyRange::new(&[], &[]));
+        let stopped_at = store.index.for_each(&range, after.as_deref(), |key, versions| {
             if let Some(version) = versions.at(at) {
                 if self.collected < self.fetch && self.filters.as_ref().is_none_or(|f| f.accept(version)) {
                     if chunk.capacity() < key.len() {
                         chunk = BytesMut::with_capacity(KEY_CHUNK_BYTES.max(key.len()));
                     }
-                    chunk.extend_from_slice(key);
-                    let key = chunk.split().freeze();
-                    self.take(store, key, version);
-                } else {
-                    self.count += 1;
+                    key.parts().iter().for_each(|part| chunk.extend_from_slice(part));
+                    self.collect(store, chunk.split().freeze(), version);
                 }
+                self.count += 1;
             }
             looked_at += 1;
-            if looked_at >= keys_budget {
-                stopped_at = Some(key);
-                break;
-            }
-        }
+            if looked_at >= keys_budget { ControlFlow::Break(key) } else { ControlFlow::Continue(()) }
+        });
+        self.range = range;
         self.looked_at += looked_at;
         self.done = stopped_at.is_none();
         if let Some(key) = stopped_at {
-            self.after = Some(key.into());
+            self.after = Some(key.to_vec().into());
             if let Some(started) = self.started.as_mut().filter(|s| s.pin.is_none()) {
                 started.pin = Some(store.pins.pin(at));
             }
@@ -197,11 +198,7 @@ impl RangeReader {
         if done { Ok(looked_at) } else { Err(Error::TooManyOps) }
     }
 
-    fn take(&mut self, store: &Store, key: Bytes, version: &Version) {
-        self.count += 1;
-        if self.collected >= self.fetch || self.filters.as_ref().is_some_and(|f| !f.accept(version)) {
-            return;
-        }
+    fn collect(&mut self, store: &Store, key: Bytes, version: &Version) {
         self.collected += 1;
         let mut kv = KvRef {
             key,

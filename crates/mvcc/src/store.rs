@@ -238,7 +238,7 @@ impl Store {
         if !self.cache.has_room(value.len()) {
             return;
         }
-        let Some(version) = self.index.get_mut(key).map(|versions| versions.newest_mut()) else { return };
+        let Some(version) = self.index.newest_mut(key) else { return };
         if version.position == position && version.is_live() && self.cache.get(version.slot, position).is_none() {
             version.slot = self.cache.insert(position, Bytes::copy_from_slice(value));
         }
