@@ -89,9 +89,7 @@ pub(super) async fn compact(service: &Service, cx: UnaryContext, request: Compac
 /// Sends a write to the node and waits until it is committed.
 pub(super) async fn write(service: &Service, cx: &UnaryContext, request: WriteRequest) -> Result<Written, Status> {
     service.check_size(cx.request_bytes)?;
-    let mut written = until(cx.deadline, timed_out, service.node.write(request)).await?.map_err(status)?;
-    service.resolve_outcome(&mut written.outcome).await?;
-    Ok(written)
+    until(cx.deadline, timed_out, service.node.write(request)).await?.map_err(status)
 }
 
 /// Whether a range may look at many keys.

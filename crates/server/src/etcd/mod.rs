@@ -13,7 +13,6 @@ mod kv_messages;
 mod lease;
 mod maintenance;
 mod range_stream;
-mod resolve;
 mod router;
 pub(crate) mod versions;
 

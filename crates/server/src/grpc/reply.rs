@@ -12,7 +12,6 @@ use http::{HeaderMap, HeaderValue, Response};
 use prost::Message;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// One length-prefixed response message.
@@ -101,11 +100,6 @@ impl Responder {
             // An error here means that the client is gone.
             let _ = stream.send_data(Bytes::new(), true);
         }
-    }
-
-    /// Ready once the client has given the call up.
-    pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.send.poll_reset(cx).map(|_| ())
     }
 }
 
