@@ -38,7 +38,7 @@ impl Etcdctl {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program());
-        command.arg(format!("--endpoints={}", self.endpoint)).arg(DONE_WITHIN).args(args).env("ETCDCTL_API", "3");
+        command.arg(format!("--endpoints={}", self.endpoint)).arg(DONE_WITHIN).args(args).env_remove("ETCDCTL_BIN");
         command
     }
 
@@ -61,6 +61,13 @@ impl Etcdctl {
         done(self.command(args).stdin(Stdio::null()).output().expect("run etcdctl"))
     }
 
+    /// Runs a command that takes its own time.
+    pub fn try_run_long(&self, args: &[&str]) -> Done {
+        let endpoint = format!("--endpoints={}", self.endpoint);
+        let output = Command::new(program()).arg(endpoint).args(args).env_remove("ETCDCTL_BIN").stdin(Stdio::null()).output();
+        done(output.expect("run etcdctl"))
+    }
+
     /// Runs a command that reads from standard input.
     pub fn run_with_input(&self, args: &[&str], input: &str) -> Done {
         let mut child =
@@ -80,17 +87,18 @@ impl Etcdctl {
 
     /// Starts a command that goes on (a watch, a keep-alive). Its output goes to a file, read as it grows.
     pub fn start(&self, args: &[&str]) -> Running {
-        let file = tempfile::NamedTempFile::new().expect("make a file for etcdctl's output");
+        let file = || tempfile::NamedTempFile::new().expect("make a file for etcdctl's output");
+        let (out, err) = (file(), file());
         let child = Command::new(program())
             .arg(format!("--endpoints={}", self.endpoint))
             .args(args)
-            .env("ETCDCTL_API", "3")
+            .env_remove("ETCDCTL_BIN")
             .stdin(Stdio::null())
-            .stdout(file.reopen().expect("open etcdctl's output"))
-            .stderr(file.reopen().expect("open etcdctl's output"))
+            .stdout(out.reopen().expect("open etcdctl's output"))
+            .stderr(err.reopen().expect("open etcdctl's output"))
             .spawn()
             .expect("run etcdctl");
-        Running { child, file }
+        Running { child, out, err }
     }
 }
 
@@ -105,21 +113,31 @@ fn done(output: Output) -> Done {
 /// A command that goes on; dropping it ends it.
 pub struct Running {
     child: Child,
-    file: tempfile::NamedTempFile,
+    out: tempfile::NamedTempFile,
+    err: tempfile::NamedTempFile,
 }
 
 impl Running {
     /// Waits until it has printed `lines` lines; gives what it printed.
     pub fn await_lines(&self, lines: usize) -> String {
-        let start = Instant::now();
-        loop {
-            let text = std::fs::read_to_string(self.file.path()).expect("read etcdctl's output");
-            if text.lines().count() >= lines {
-                return text;
-            }
-            assert!(start.elapsed() < Duration::from_secs(20), "{lines} lines were to come, these came: {text:?}");
-            std::thread::sleep(Duration::from_millis(10));
+        await_text(&self.out, |text| text.lines().count() >= lines)
+    }
+
+    /// Waits until it has printed this as an error.
+    pub fn await_error(&self, expected: &str) {
+        await_text(&self.err, |text| text.contains(expected));
+    }
+}
+
+fn await_text(file: &tempfile::NamedTempFile, enough: impl Fn(&str) -> bool) -> String {
+    let start = Instant::now();
+    loop {
+        let text = std::fs::read_to_string(file.path()).expect("read etcdctl's output");
+        if enough(&text) {
+            return text;
         }
+        assert!(start.elapsed() < Duration::from_secs(20), "more was to come, this came: {text:?}");
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod check;
 mod errors;
+mod etcdctl;
 mod hostile;
 mod http;
 mod lease;
