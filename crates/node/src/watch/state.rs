@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+/// The first revision that has events: an empty store is at 1.
+const FIRST_CHANGE: Revision = Revision(2);
+
 /// How far a watcher is. `next`: the lowest revision it has not been fed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -238,8 +241,9 @@ impl State {
             self.kill(at, compacted);
             return false;
         }
-        if start.0 > 0 && start <= self.published {
-            self.wait(at, start, None);
+        let next = start.max(FIRST_CHANGE);
+        if start.0 > 0 && next <= self.published {
+            self.wait(at, next, None);
             return true;
         }
         self.set_phase(at, Phase::Synced);
