@@ -23,7 +23,7 @@ const EDQUOT: i32 = 122;
 pub struct Batch<'a> {
     /// Entries with the position of their first mutation; each continues the one before it.
     pub entries: &'a [(Position, Arc<Entry>)],
-    /// Entries up to here may be shown (R8). None: as before.
+    /// Entries up to here may be shown (R8). None, or lower than it is: as before.
     pub visible_index: Option<LogIndex>,
     /// The object log is known to go this far. None: as before.
     pub uploaded: Option<Uploaded>,
@@ -109,7 +109,7 @@ impl Writer {
         let (end, new_runs) = continued(self.state.end, batch.entries)?;
         let mut progress = self.state.progress;
         if let Some(index) = batch.visible_index {
-            progress.visible_index = index;
+            progress.visible_index = progress.visible_index.max(index);
         }
         if let Some(uploaded) = batch.uploaded {
             progress.uploaded = uploaded;
@@ -384,4 +384,54 @@ fn delete_rows(
         record_end(conn, &end)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LocalDb, OpenOptions};
+    use netsy_api::ids::{LeaseId, UnixMillis};
+    use netsy_api::log::Mutation;
+
+    fn entry(index: u64, value_bytes: usize) -> (Position, Arc<Entry>) {
+        let mutations = vec![Mutation::Put {
+            key: bytes::Bytes::from_static(b"k"),
+            value: vec![0; value_bytes].into(),
+            create_revision: Revision(2),
+            version: index as i64,
+            lease: LeaseId(0),
+        }];
+        let (time, revision) = (UnixMillis(0), Revision(index as i64 + 1));
+        (Position(index), Arc::new(Entry { index: LogIndex(index), term: Term(1), time, revision, mutations }))
+    }
+
+    #[test]
+    fn a_full_disk_is_said_so_and_survived() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (mut writer, readers, _) = LocalDb::open(folder.path(), &OpenOptions::new("test")).expect("open");
+        let pages: i64 = writer.conn.query_row("PRAGMA page_count", [], |row| row.get(0)).expect("pages");
+        writer.conn.pragma_update(None, "max_page_count", pages + 10).expect("limit");
+        let entries = [entry(1, 100), entry(2, 1 << 20)];
+        let outcome = writer.commit(&Batch { entries: &entries, ..Batch::default() });
+        assert!(outcome.as_ref().is_err_and(Error::is_disk_full), "{outcome:?}");
+        assert_eq!(writer.end(), LogEnd::EMPTY);
+        assert_eq!(readers.rows_after(Position(0), 10, 1_000).expect("rows"), []);
+        writer.conn.pragma_update(None, "max_page_count", 1_000_000).expect("limit");
+        writer.commit(&Batch { entries: &entries, ..Batch::default() }).expect("there is space again");
+        assert_eq!(writer.end().index, LogIndex(2));
+    }
+
+    #[test]
+    fn after_a_failure_of_the_disk_nothing_is_written() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (mut writer, _readers, _) = LocalDb::open(folder.path(), &OpenOptions::new("test")).expect("open");
+        let failed = rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC),
+            Some("disk I/O error".to_string()),
+        );
+        let error = writer.roll_back("committing to", failed);
+        assert!(matches!(error, Error::Sqlite { .. }), "{error:?}");
+        let outcome = writer.commit(&Batch { entries: &[entry(1, 1)], ..Batch::default() });
+        assert!(matches!(outcome, Err(Error::Stopped { .. })), "{outcome:?}");
+    }
 }

@@ -15,8 +15,9 @@ const SECTOR_BYTES: u64 = 512;
 pub enum Loss {
     /// All of it.
     All,
-    /// Each sector of content is lost or kept by chance, as a disk may write in any order; lengths and names
-    /// are lost. The same seed gives the same outcome.
+    /// Each sector of content is lost or kept by chance, as a disk may write in any order; lengths are lost; of
+    /// the changes of names in a folder a first part, by chance, is kept, as file systems with a journal do.
+    /// The same seed gives the same outcome.
     Some {
         /// Seed of the chance.
         seed: u64,
@@ -51,7 +52,12 @@ pub fn drop_unsynced(root: &Path, loss: Loss) -> io::Result<()> {
         let lines = fs::read_to_string(&record)?;
         // A line without an end is of a change that was never made.
         let whole = lines.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        for line in whole.lines().rev() {
+        let lines: Vec<&str> = whole.lines().collect();
+        let kept = match loss {
+            Loss::All => 0,
+            Loss::Some { seed } => (chance(seed ^ lines.len() as u64) % (lines.len() as u64 + 1)) as usize,
+        };
+        for line in lines[kept..].iter().rev() {
             take_back_name(line)?;
         }
     }
@@ -99,13 +105,9 @@ fn sectors_kept(file: &File, records: &[OldBytes], mut seed: u64) -> io::Result<
     let length = file.metadata()?.len();
     let mut kept = Vec::new();
     for sector in changed {
-        // splitmix64
         seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut chance = seed;
-        chance = (chance ^ (chance >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        chance = (chance ^ (chance >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let at = sector * SECTOR_BYTES;
-        if (chance ^ (chance >> 31)) & 1 == 0 || at >= length {
+        if chance(seed) & 1 == 0 || at >= length {
             continue;
         }
         let mut bytes = vec![0; SECTOR_BYTES.min(length - at) as usize];
@@ -113,6 +115,13 @@ fn sectors_kept(file: &File, records: &[OldBytes], mut seed: u64) -> io::Result<
         kept.push((at, bytes));
     }
     Ok(kept)
+}
+
+/// The mixing step of splitmix64.
+fn chance(seed: u64) -> u64 {
+    let mixed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 fn take_back_name(line: &str) -> io::Result<()> {
