@@ -1,5 +1,5 @@
 //! Measures the local database in a folder of its own: commits at several batch sizes, reads, the scan of a
-//! million rows. `cargo run --release -p netsy-localdb --example speed -- [FOLDER] [ROWS]`
+//! million rows. `cargo run --release -p netsy-localdb --example localdb_speed -- [FOLDER] [ROWS]`
 
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, Position, Revision, Term, UnixMillis};
