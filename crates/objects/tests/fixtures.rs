@@ -332,7 +332,7 @@ fn inspect_prints_every_kind() {
 fn inspect_shows_damaged_files_as_far_as_they_go() {
     for (name, kind, _) in ALL {
         let good = read(name);
-        for at in 0..good.len() {
+        for at in (0..good.len()).step_by(1 + good.len() / 500) {
             let mut bytes = good.to_vec();
             bytes[at] ^= 0x04;
             let (inspection, _) = inspected(name, &bytes.into(), InspectFormat::Text);
