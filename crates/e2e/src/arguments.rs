@@ -2,7 +2,12 @@
 
 /// The arguments in `template`, with the placeholders filled in. A line whose placeholder has no value is left out.
 pub fn fill(template: &str, values: &[(&str, Option<String>)]) -> Vec<String> {
-    template.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).filter_map(|line| fill_line(line, values)).collect()
+    template
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter_map(|line| fill_line(line, values))
+        .collect()
 }
 
 fn fill_line(line: &str, values: &[(&str, Option<String>)]) -> Option<String> {

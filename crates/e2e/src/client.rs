@@ -4,8 +4,8 @@ use crate::ops;
 use crate::watch::WatchStream;
 use netsy_api::etcdserverpb as pb;
 use netsy_api::etcdserverpb::{
-    cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient, maintenance_client::MaintenanceClient,
-    watch_client::WatchClient,
+    cluster_client::ClusterClient, kv_client::KvClient, lease_client::LeaseClient,
+    maintenance_client::MaintenanceClient, watch_client::WatchClient,
 };
 use netsy_api::health::health_client::HealthClient;
 use netsy_api::mvccpb::KeyValue;
@@ -48,7 +48,9 @@ impl Client {
 
     /// The KV service.
     pub fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
+        KvClient::new(self.channel())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The lease service.
@@ -150,7 +152,10 @@ impl Client {
 
     /// What is left of a lease, with its keys.
     pub async fn time_to_live(&self, id: i64) -> Result<pb::LeaseTimeToLiveResponse, Status> {
-        self.lease().lease_time_to_live(pb::LeaseTimeToLiveRequest { id, keys: true }).await.map(tonic::Response::into_inner)
+        self.lease()
+            .lease_time_to_live(pb::LeaseTimeToLiveRequest { id, keys: true })
+            .await
+            .map(tonic::Response::into_inner)
     }
 
     /// Renews a lease once, on a stream of its own.

@@ -64,14 +64,20 @@ impl Etcdctl {
     /// Runs a command that takes its own time.
     pub fn try_run_long(&self, args: &[&str]) -> Done {
         let endpoint = format!("--endpoints={}", self.endpoint);
-        let output = Command::new(program()).arg(endpoint).args(args).env_remove("ETCDCTL_BIN").stdin(Stdio::null()).output();
+        let output =
+            Command::new(program()).arg(endpoint).args(args).env_remove("ETCDCTL_BIN").stdin(Stdio::null()).output();
         done(output.expect("run etcdctl"))
     }
 
     /// Runs a command that reads from standard input.
     pub fn run_with_input(&self, args: &[&str], input: &str) -> Done {
-        let mut child =
-            self.command(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("run etcdctl");
+        let mut child = self
+            .command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run etcdctl");
         // A command that does not want its input ends early, which its result will tell.
         let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
         done(child.wait_with_output().expect("wait for etcdctl"))

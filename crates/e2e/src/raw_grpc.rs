@@ -52,7 +52,11 @@ pub async fn unary(client: &Client, path: &'static str, message: impl Into<Bytes
 }
 
 /// Sends messages on a stream and gives the first answer.
-pub async fn first_of_stream(client: &Client, path: &'static str, messages: Vec<Bytes>) -> Result<Option<Bytes>, Status> {
+pub async fn first_of_stream(
+    client: &Client,
+    path: &'static str,
+    messages: Vec<Bytes>,
+) -> Result<Option<Bytes>, Status> {
     let mut grpc = tonic::client::Grpc::new(client.channel());
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let path = PathAndQuery::from_static(path);

@@ -78,6 +78,8 @@ pub struct Options {
     pub copies_min: Option<u8>,
     /// Records that changed until a snapshot is written.
     pub snapshot_records: Option<u32>,
+    /// Another build of the program.
+    pub program: Option<PathBuf>,
     /// Environment of the process.
     pub env: Vec<(String, String)>,
     /// Arguments after the usual ones.
@@ -125,6 +127,10 @@ impl Server {
         self.await_ready().await;
     }
 
+    fn program(&self) -> PathBuf {
+        self.options.program.clone().unwrap_or_else(|| self.kind.program())
+    }
+
     /// Starts the process and does not wait.
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
@@ -139,9 +145,11 @@ impl Server {
             ("copies_min", self.options.copies_min.map(|copies| copies.to_string())),
             ("snapshot_records", self.options.snapshot_records.map(|records| records.to_string())),
         ];
-        std::fs::write(&config, arguments::fill(NETSY_CONFIG, &values).join("\n")).expect("write the server's configuration");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("open the server's log");
-        let program = self.kind.program();
+        std::fs::write(&config, arguments::fill(NETSY_CONFIG, &values).join("\n"))
+            .expect("write the server's configuration");
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("open the server's log");
+        let program = self.program();
         let mut command = Command::new(&program);
         command
             .args(arguments::fill(self.kind.template(), &values))
@@ -172,7 +180,10 @@ impl Server {
         let start = Instant::now();
         loop {
             if let Some(status) = self.ended() {
-                return Err(format!("the server ended before it was ready ({status}); it printed:\n{}", self.log_tail()));
+                return Err(format!(
+                    "the server ended before it was ready ({status}); it printed:\n{}",
+                    self.log_tail()
+                ));
             }
             let answer = match Client::try_connect(&self.url()).await {
                 Ok(client) => match tokio::time::timeout(Duration::from_secs(2), client.try_get("ready?")).await {
@@ -256,7 +267,7 @@ impl Server {
 
     /// Runs the program with other arguments (an operator's command); gives what it printed.
     pub fn command(&self, args: &[&str]) -> Result<String, String> {
-        let output = Command::new(self.kind.program())
+        let output = Command::new(self.program())
             .args(args)
             .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .output()

@@ -6,13 +6,22 @@
 
 use netsy_e2e::crash::{Plan, is_netsy, run};
 use netsy_e2e::random::Random;
+use std::path::PathBuf;
 
 fn plan() -> Plan {
     let kills = match std::env::var("NETSY_CRASH_KILLS") {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("NETSY_CRASH_KILLS is {text:?}: set it to a number")),
         Err(_) => 200,
     };
-    Plan { kills, seed: Random::seed_of_run(), copies_min: 1, wipe_percent: 0, failpoints: false, crashfs: false }
+    Plan {
+        kills,
+        seed: Random::seed_of_run(),
+        copies_min: 1,
+        wipe_percent: 0,
+        failpoints: false,
+        crashfs: None,
+        forget_after: None,
+    }
 }
 
 async fn succeeds(plan: Plan) {
@@ -42,4 +51,39 @@ async fn end_at_every_failpoint() {
     if is_netsy() {
         succeeds(Plan { kills: 5, copies_min: 2, wipe_percent: 20, failpoints: true, ..plan() }).await;
     }
+}
+
+/// The same over a file layer that keeps of each file what was synced and no more.
+#[tokio::test]
+#[ignore = "needs a netsy built with --features crashfs, named by NETSY_CRASHFS_BIN: scripts/e2e.sh builds it"]
+async fn lose_what_was_not_synced() {
+    for copies_min in [1, 2] {
+        succeeds(Plan {
+            copies_min,
+            wipe_percent: if copies_min > 1 { 20 } else { 0 },
+            crashfs: Some(crashfs()),
+            ..plan()
+        })
+        .await;
+    }
+}
+
+/// Every place once more, with the loss of what was not synced when it is reached.
+#[tokio::test]
+#[ignore = "needs a netsy built with --features crashfs, named by NETSY_CRASHFS_BIN: scripts/e2e.sh builds it"]
+async fn lose_what_was_not_synced_at_every_failpoint() {
+    let wiping = Plan { kills: 5, copies_min: 2, wipe_percent: 20, failpoints: true, ..plan() };
+    succeeds(Plan { crashfs: Some(crashfs()), ..wiping }).await;
+}
+
+fn crashfs() -> PathBuf {
+    let program = std::env::var_os("NETSY_CRASHFS_BIN");
+    PathBuf::from(program.expect("NETSY_CRASHFS_BIN is not set: scripts/e2e.sh builds such a netsy and sets it"))
+}
+
+/// The test of the test: a server whose folder goes back in time must be found out.
+#[tokio::test]
+async fn a_server_that_forgets_is_found_out() {
+    let wrong = run(Plan { kills: 10, forget_after: Some(6), ..plan() }).await.expect_err("the loss went unnoticed");
+    assert!(wrong.contains("went back from revision") || wrong.contains("is lost"), "{wrong}");
 }

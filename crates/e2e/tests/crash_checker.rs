@@ -15,7 +15,11 @@ fn put_event(kv: KeyValue) -> Event {
 }
 
 fn delete_event(key: &str, revision: i64) -> Event {
-    Event { deleted: true, kv: KeyValue { key: key.to_owned().into(), mod_revision: revision, ..Default::default() }, prev: None }
+    Event {
+        deleted: true,
+        kv: KeyValue { key: key.to_owned().into(), mod_revision: revision, ..Default::default() },
+        prev: None,
+    }
 }
 
 fn put(key: &str, value: &str) -> Change {
@@ -89,7 +93,9 @@ fn finds(expected: &str, spoil: impl FnOnce(&mut Vec<Op>, &mut Seen)) {
 #[test]
 fn finds_a_lost_write() {
     finds("an acknowledged write is lost: revision 8", |ops, _| ops.push(op((30, 31), vec![put("z", "z1")], acked(8))));
-    finds("revision 8 was told to a client, the store is at 7", |ops, _| ops.push(op((30, 31), vec![put("z", "z1")], acked(8))));
+    finds("revision 8 was told to a client, the store is at 7", |ops, _| {
+        ops.push(op((30, 31), vec![put("z", "z1")], acked(8)))
+    });
     // The last revisions are gone, as after a lost fsync.
     finds("an acknowledged write is lost: revision 5", |_, seen| {
         seen.log.truncate(3);
@@ -242,8 +248,10 @@ fn a_good_watch_passes_in_any_portions() {
     assert_eq!(resumed.check(&answers[2..], &log, 7, true), Vec::<String>::new());
 
     let mut prefix = WatchChecker::new("w".to_owned(), "a".to_owned(), 1);
-    let only: Vec<Vec<Event>> =
-        answers.iter().map(|events| events.iter().filter(|event| event.kv.key.starts_with(b"a")).cloned().collect()).collect();
+    let only: Vec<Vec<Event>> = answers
+        .iter()
+        .map(|events| events.iter().filter(|event| event.kv.key.starts_with(b"a")).cloned().collect())
+        .collect();
     assert_eq!(prefix.check(&only, &log, 7, true), Vec::<String>::new());
     assert_eq!(prefix.resume_at(), 8);
 }

@@ -86,14 +86,21 @@ impl Checker {
                     Some(id) => {
                         self.leases.remove(&id);
                     }
-                    None => wrong.push(format!("revision {} is of no operation since the last check: {changes:?}", step.revision)),
+                    None => wrong.push(format!(
+                        "revision {} is of no operation since the last check: {changes:?}",
+                        step.revision
+                    )),
                 },
-                Found::Part(of) => wrong.push(format!("revision {} has {changes:?}, the operation was {:?}", step.revision, ops[of])),
+                Found::Part(of) => {
+                    wrong.push(format!("revision {} has {changes:?}, the operation was {:?}", step.revision, ops[of]))
+                }
             }
             self.apply(step, &mut wrong);
         }
         for (op, revision) in ops.iter().zip(&revision_of) {
-            if let (Outcome::Acked { revision: acked, applied: true }, None, false) = (op.outcome, revision, op.changes.is_empty()) {
+            if let (Outcome::Acked { revision: acked, applied: true }, None, false) =
+                (op.outcome, revision, op.changes.is_empty())
+            {
                 wrong.push(format!("an acknowledged write is lost: revision {acked}: {op:?}"));
             }
         }
@@ -127,7 +134,14 @@ impl Checker {
         }
     }
 
-    fn check_op(&mut self, at: usize, revision: i64, op: &Op, revision_of: &mut [Option<i64>], wrong: &mut Vec<String>) {
+    fn check_op(
+        &mut self,
+        at: usize,
+        revision: i64,
+        op: &Op,
+        revision_of: &mut [Option<i64>],
+        wrong: &mut Vec<String>,
+    ) {
         if let Some(before) = revision_of[at].replace(revision) {
             wrong.push(format!("done twice, at revisions {before} and {revision}: {op:?}"));
         }
@@ -136,7 +150,9 @@ impl Checker {
             Outcome::Acked { revision: acked, applied: true } => {
                 wrong.push(format!("acknowledged as revision {acked}, is revision {revision}: {op:?}"));
             }
-            Outcome::Acked { applied: false, .. } => wrong.push(format!("said not to apply, is revision {revision}: {op:?}")),
+            Outcome::Acked { applied: false, .. } => {
+                wrong.push(format!("said not to apply, is revision {revision}: {op:?}"))
+            }
             Outcome::Refused => wrong.push(format!("refused, is revision {revision}: {op:?}")),
             Outcome::Unknown => {}
         }
@@ -218,7 +234,9 @@ impl Checker {
                     }
                     // The keys and the lease go at once.
                     if perhaps && !op.changes.is_empty() && there == revision.is_some() {
-                        wrong.push(format!("a lease and its keys went apart: lease there {there}, keys' revision {revision:?}: {op:?}"));
+                        wrong.push(format!(
+                            "a lease and its keys went apart: lease there {there}, keys' revision {revision:?}: {op:?}"
+                        ));
                     }
                     if !there {
                         self.leases.remove(&id);
@@ -258,7 +276,8 @@ enum Found {
 fn find_op(changes: &BTreeSet<Change>, by_trace: &HashMap<Trace<'_>, Vec<usize>>, ops: &[Op]) -> Found {
     let Some(first) = changes.iter().next() else { return Found::Nothing };
     let candidates = by_trace.get(&Trace::of(first)).map(Vec::as_slice).unwrap_or_default();
-    let whole = candidates.iter().filter(|at| ops[**at].changes.iter().collect::<BTreeSet<_>>() == changes.iter().collect());
+    let whole =
+        candidates.iter().filter(|at| ops[**at].changes.iter().collect::<BTreeSet<_>>() == changes.iter().collect());
     if let Some(at) = whole.min_by_key(|at| ops[**at].outcome == Outcome::Refused) {
         return Found::Op(*at);
     }
@@ -296,12 +315,15 @@ fn expected_kv(event: &Event, before: Option<&KeyValue>, revision: i64) -> KeyVa
 
 /// What was answered before another began has the lower revision, and no read is older than what was answered before it.
 fn check_real_time(ops: &[Op], revision_of: &[Option<i64>], wrong: &mut Vec<String>) {
-    let mut in_order: Vec<(i64, &Op)> = ops.iter().zip(revision_of).filter_map(|(op, revision)| Some(((*revision)?, op))).collect();
+    let mut in_order: Vec<(i64, &Op)> =
+        ops.iter().zip(revision_of).filter_map(|(op, revision)| Some(((*revision)?, op))).collect();
     in_order.sort_by_key(|(revision, _)| *revision);
     let mut latest: Option<(i64, &Op)> = None;
     for (revision, op) in &in_order {
         if let Some((before, earlier)) = latest.filter(|(_, earlier)| op.returned < earlier.invoked) {
-            wrong.push(format!("revision {revision} was answered before revision {before} was asked for: {op:?}, {earlier:?}"));
+            wrong.push(format!(
+                "revision {revision} was answered before revision {before} was asked for: {op:?}, {earlier:?}"
+            ));
         }
         if latest.is_none_or(|(_, earlier)| op.invoked > earlier.invoked) {
             latest = Some((*revision, op));

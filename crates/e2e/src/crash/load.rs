@@ -127,7 +127,12 @@ impl Writer {
         self.record(changes, LeaseChange::Nothing, call).await
     }
 
-    async fn record(&mut self, changes: Vec<Change>, lease: LeaseChange, call: impl Future<Output = Result<(i64, bool), Status>>) -> bool {
+    async fn record(
+        &mut self,
+        changes: Vec<Change>,
+        lease: LeaseChange,
+        call: impl Future<Output = Result<(i64, bool), Status>>,
+    ) -> bool {
         let invoked = self.shared.tick();
         let outcome = match tokio::time::timeout(CALL_WITHIN, call).await {
             Ok(Ok((revision, applied))) => Outcome::Acked { revision, applied },
@@ -207,18 +212,25 @@ impl Writer {
     async fn delete_own(&mut self) -> bool {
         let Some(first) = self.own.keys.first().cloned() else { return true };
         let group = first.rsplit_once('/').map_or(first.clone(), |(group, _)| format!("{group}/"));
-        let of_group: Vec<Change> =
-            self.own.keys.iter().filter(|key| key.starts_with(&group)).map(|key| Change::Delete { key: key.clone() }).collect();
+        let of_group: Vec<Change> = self
+            .own
+            .keys
+            .iter()
+            .filter(|key| key.starts_with(&group))
+            .map(|key| Change::Delete { key: key.clone() })
+            .collect();
         let request = ops::delete_range(group.as_str(), ops::prefix_end(group.as_bytes()));
         let client = self.client.clone();
-        let call = async move { Ok((client.delete_range(request).await?.header.map_or(0, |header| header.revision), true)) };
+        let call =
+            async move { Ok((client.delete_range(request).await?.header.map_or(0, |header| header.revision), true)) };
         self.record(of_group, LeaseChange::Nothing, call).await
     }
 
     async fn grant(&mut self, ttl: i64) -> Option<i64> {
         let id = 1000 + self.shared.lease.fetch_add(1, Ordering::SeqCst) as i64;
         let client = self.client.clone();
-        let call = async move { Ok((client.try_grant(ttl, id).await?.header.map_or(0, |header| header.revision), true)) };
+        let call =
+            async move { Ok((client.try_grant(ttl, id).await?.header.map_or(0, |header| header.revision), true)) };
         self.record(vec![], LeaseChange::Grant { id, ttl }, call).await.then_some(id)
     }
 
@@ -261,7 +273,9 @@ impl Writer {
 
 fn request_of(change: &Change) -> pb::RequestOp {
     match change {
-        Change::Put { key, value, lease } => ops::op(pb::PutRequest { lease: *lease, ..ops::put(key.as_str(), value.as_str()) }),
+        Change::Put { key, value, lease } => {
+            ops::op(pb::PutRequest { lease: *lease, ..ops::put(key.as_str(), value.as_str()) })
+        }
         Change::Delete { key } => ops::op(ops::delete(key.as_str())),
     }
 }
@@ -270,6 +284,11 @@ fn request_of(change: &Change) -> pb::RequestOp {
 fn surely_refused(status: &Status) -> bool {
     matches!(
         status.code(),
-        Code::InvalidArgument | Code::NotFound | Code::OutOfRange | Code::FailedPrecondition | Code::ResourceExhausted | Code::Unimplemented
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::OutOfRange
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+            | Code::Unimplemented
     )
 }

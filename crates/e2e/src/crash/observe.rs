@@ -17,17 +17,27 @@ const PAGE_KEYS: i64 = 1000;
 /// Everything at the revision of one read. `from` is the revision after the last one seen before.
 pub async fn observe(client: &Client, from: i64) -> Result<Seen, String> {
     let leases = leases(client).await?;
-    let head = client.try_get("no such key").await.map_err(|status| format!("read: {status}"))?.header.map_or(0, |header| header.revision);
+    let head = client
+        .try_get("no such key")
+        .await
+        .map_err(|status| format!("read: {status}"))?
+        .header
+        .map_or(0, |header| header.revision);
     let log = if head >= from { read_log(client, from, head).await? } else { Vec::new() };
     let state = read_state(client, head).await?;
     Ok(Seen { head, log: steps(log), state, leases })
 }
 
 async fn leases(client: &Client) -> Result<BTreeMap<i64, i64>, String> {
-    let listed = client.lease().lease_leases(pb::LeaseLeasesRequest {}).await.map_err(|status| format!("list leases: {status}"))?;
+    let listed = client
+        .lease()
+        .lease_leases(pb::LeaseLeasesRequest {})
+        .await
+        .map_err(|status| format!("list leases: {status}"))?;
     let mut leases = BTreeMap::new();
     for lease in listed.into_inner().leases {
-        let answer = client.time_to_live(lease.id).await.map_err(|status| format!("time to live of {}: {status}", lease.id))?;
+        let answer =
+            client.time_to_live(lease.id).await.map_err(|status| format!("time to live of {}: {status}", lease.id))?;
         // Gone since it was listed.
         if answer.ttl >= 0 {
             leases.insert(lease.id, answer.granted_ttl);
@@ -38,7 +48,8 @@ async fn leases(client: &Client) -> Result<BTreeMap<i64, i64>, String> {
 
 async fn read_log(client: &Client, from: i64, head: i64) -> Result<Vec<Event>, String> {
     let mut stream = client.watch().await;
-    let created = stream.create(pb::WatchCreateRequest { start_revision: from, prev_kv: true, ..ops::watch_all() }).await;
+    let created =
+        stream.create(pb::WatchCreateRequest { start_revision: from, prev_kv: true, ..ops::watch_all() }).await;
     if created.canceled {
         return Err(format!("a watch from revision {from} was refused: {created:?}"));
     }

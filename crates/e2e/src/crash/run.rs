@@ -10,6 +10,7 @@ use crate::ops;
 use crate::random::Random;
 use crate::server::{Kind, Options, Server};
 use netsy_api::etcdserverpb as pb;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -33,8 +34,10 @@ pub struct Plan {
     pub wipe_percent: u64,
     /// Whether every failpoint is tried.
     pub failpoints: bool,
-    /// Whether a kill drops what was not synced.
-    pub crashfs: bool,
+    /// A build with the file layer that forgets at a kill what was not synced.
+    pub crashfs: Option<PathBuf>,
+    /// After so many lives the data folder goes back to what it was a while before: the run must fail.
+    pub forget_after: Option<u32>,
 }
 
 /// What a run did.
@@ -94,7 +97,8 @@ struct Run {
 pub async fn run(plan: Plan) -> Result<Report, String> {
     let seed = plan.seed;
     let mut options = Options { copies_min: Some(plan.copies_min), snapshot_records: Some(500), ..Options::default() };
-    if plan.crashfs {
+    if let Some(program) = &plan.crashfs {
+        options.program = Some(program.clone());
         options.env.push(("NETSY_CRASHFS".to_owned(), "1".to_owned()));
     }
     let watch = |name: &str, prefix: &str, prev_kv| Watcher {
@@ -110,7 +114,12 @@ pub async fn run(plan: Plan) -> Result<Report, String> {
         shared: Arc::default(),
         life: 0,
         ops: Vec::new(),
-        watchers: vec![watch("all", "", false), watch("all with prev_kv", "", true), watch("shared", "s/", true), watch("own", "o/", false)],
+        watchers: vec![
+            watch("all", "", false),
+            watch("all with prev_kv", "", true),
+            watch("shared", "s/", true),
+            watch("own", "o/", false),
+        ],
         compacted: 0,
         wipe_next: false,
         report: Report::default(),
@@ -282,9 +291,23 @@ impl Run {
     }
 
     fn after_kill(&mut self) -> Result<(), String> {
-        if self.plan.crashfs {
-            let data = self.server.data_dir();
-            self.server.command(&["crashfs-recover", &data.display().to_string()])?;
+        let data = self.server.data_dir();
+        if self.plan.crashfs.is_some() {
+            // All that was not synced is lost, or some of it by chance, as a disk may write in any order.
+            let loss = if self.random.chance(50) { String::new() } else { self.random.next().to_string() };
+            self.server.options_mut().env.push(("NETSY_CRASHFS_SEED".to_owned(), loss));
+            let recovered = self.server.command(&["crashfs-recover", &data.display().to_string()]);
+            self.server.options_mut().env.pop();
+            recovered?;
+        }
+        if let Some(after) = self.plan.forget_after {
+            let kept = data.with_extension("kept");
+            if self.life == after / 2 {
+                copy_folder(&data, &kept)?;
+            } else if self.life == after {
+                std::fs::remove_dir_all(&data).map_err(|error| error.to_string())?;
+                copy_folder(&kept, &data)?;
+            }
         }
         self.wipe_next = self.random.chance(self.plan.wipe_percent) && self.server.has_local_database();
         Ok(())
@@ -336,7 +359,11 @@ impl Run {
             let request = pb::WatchCreateRequest {
                 start_revision: watcher.checker.resume_at(),
                 prev_kv: watcher.prev_kv,
-                ..if watcher.checker.prefix.is_empty() { ops::watch_all() } else { ops::watch_prefix(watcher.checker.prefix.as_str()) }
+                ..if watcher.checker.prefix.is_empty() {
+                    ops::watch_all()
+                } else {
+                    ops::watch_prefix(watcher.checker.prefix.as_str())
+                }
             };
             if watcher.now.is_none() {
                 watcher.now = Some(Watching::start(client.clone(), watcher.checker.name.clone(), request));
@@ -359,7 +386,8 @@ impl Run {
             // A lease may have expired since the look: that belongs to the next one.
             let (mut due, mut later) = (Vec::new(), Vec::new());
             for answer in answers {
-                let (old, new): (Vec<Event>, Vec<Event>) = answer.into_iter().partition(|event| event.kv.mod_revision <= head);
+                let (old, new): (Vec<Event>, Vec<Event>) =
+                    answer.into_iter().partition(|event| event.kv.mod_revision <= head);
                 due.extend((!old.is_empty()).then_some(old));
                 later.extend((!new.is_empty()).then_some(new));
             }
@@ -376,7 +404,8 @@ impl Run {
         let mut work: Vec<_> = (0..WRITERS)
             .map(|number| {
                 let own = holdings.pop().unwrap_or_default();
-                let writer = Writer::new(client.clone(), self.shared.clone(), self.random.fork(), self.life, number, own);
+                let writer =
+                    Writer::new(client.clone(), self.shared.clone(), self.random.fork(), self.life, number, own);
                 tokio::spawn(writer.run())
             })
             .collect();
@@ -403,7 +432,9 @@ impl Run {
             } else if key.starts_with("o/") {
                 // By life and writer, so that a range delete of one group meets one owner.
                 let group = key.rsplit_once('/').map_or(key.as_str(), |(group, _)| group);
-                let owner = group.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte))) % WRITERS;
+                let owner =
+                    group.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)))
+                        % WRITERS;
                 holdings[owner].keys.insert(key.clone());
             }
         }
@@ -443,6 +474,12 @@ async fn maintain(client: Client, shared: Arc<Shared>, revision: i64, mut random
         let _ = client.maintenance().defragment(pb::DefragmentRequest {}).await;
     }
     Vec::new()
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<(), String> {
+    let status =
+        std::process::Command::new("cp").arg("-a").args([from, to]).status().map_err(|error| error.to_string())?;
+    if status.success() { Ok(()) } else { Err(format!("cp {} {} ended with {status}", from.display(), to.display())) }
 }
 
 /// True where the program under test has a bucket and failpoints.

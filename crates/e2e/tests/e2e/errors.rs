@@ -73,7 +73,8 @@ async fn put_errors() {
 #[tokio::test]
 async fn txn_errors() {
     let (_server, client) = store().await;
-    let many = |count: usize| -> Vec<pb::RequestOp> { (0..count).map(|at| op(put(format!("many/{at}"), "v"))).collect() };
+    let many =
+        |count: usize| -> Vec<pb::RequestOp> { (0..count).map(|at| op(put(format!("many/{at}"), "v"))).collect() };
     let gets = |count: usize| vec![op(get("k")); count];
     let compares = |count: usize| vec![mod_is("k", 5); count];
     let nested = |inner: pb::TxnRequest| txn(vec![], vec![op(inner)], vec![]);
@@ -82,27 +83,97 @@ async fn txn_errors() {
         ("129 puts", txn(vec![], many(129), vec![]), Code::InvalidArgument, TOO_MANY_OPS),
         ("129 in the other branch", txn(vec![], vec![], gets(129)), Code::InvalidArgument, TOO_MANY_OPS),
         ("129 compares", txn(compares(129), vec![], vec![]), Code::InvalidArgument, TOO_MANY_OPS),
-        ("128 in a nested one, 1 around it", nested(txn(vec![], many(128), vec![])), Code::InvalidArgument, TOO_MANY_OPS),
-        ("too many before no key", txn(vec![], [many(128), vec![op(put("", "v"))]].concat(), vec![]), Code::InvalidArgument, TOO_MANY_OPS),
+        (
+            "128 in a nested one, 1 around it",
+            nested(txn(vec![], many(128), vec![])),
+            Code::InvalidArgument,
+            TOO_MANY_OPS,
+        ),
+        (
+            "too many before no key",
+            txn(vec![], [many(128), vec![op(put("", "v"))]].concat(), vec![]),
+            Code::InvalidArgument,
+            TOO_MANY_OPS,
+        ),
         ("compare without a key", txn(vec![mod_is("", 5)], vec![], vec![]), Code::InvalidArgument, NO_KEY),
         ("put without a key", txn(vec![], vec![op(put("", "v"))], vec![]), Code::InvalidArgument, NO_KEY),
-        ("in the branch not taken", txn(vec![mod_is("k", 5)], vec![], vec![op(put("", "v"))]), Code::InvalidArgument, NO_KEY),
+        (
+            "in the branch not taken",
+            txn(vec![mod_is("k", 5)], vec![], vec![op(put("", "v"))]),
+            Code::InvalidArgument,
+            NO_KEY,
+        ),
         ("range without a key", txn(vec![], vec![op(get(""))], vec![]), Code::InvalidArgument, NO_KEY),
         ("delete without a key", txn(vec![], vec![op(delete(""))], vec![]), Code::InvalidArgument, NO_KEY),
         ("nested without a key", nested(txn(vec![], vec![op(put("", "v"))], vec![])), Code::InvalidArgument, NO_KEY),
         ("an empty operation", txn(vec![], vec![empty_op], vec![]), Code::InvalidArgument, KEY_NOT_FOUND),
-        ("no key before duplicate", txn(vec![], vec![op(put("a", "v")), op(put("a", "v")), op(put("", "v"))], vec![]), Code::InvalidArgument, NO_KEY),
-        ("duplicate", txn(vec![], vec![op(put("a", "v")), op(put("a", "v"))], vec![]), Code::InvalidArgument, DUPLICATE),
-        ("sort", txn(vec![], vec![op(pb::RangeRequest { sort_order: 9, ..get("k") })], vec![]), Code::InvalidArgument, SORT),
-        ("value", txn(vec![], vec![op(pb::PutRequest { ignore_value: true, ..put("k", "v") })], vec![]), Code::InvalidArgument, VALUE_PROVIDED),
-        ("lease", txn(vec![], vec![op(pb::PutRequest { ignore_lease: true, lease: 1, ..put("k", "v") })], vec![]), Code::InvalidArgument, LEASE_PROVIDED),
-        ("missing", txn(vec![], vec![op(put("a", "v")), op(pb::PutRequest { ignore_value: true, ..put("none", "") })], vec![]), Code::InvalidArgument, KEY_NOT_FOUND),
-        ("no lease", txn(vec![], vec![op(put("a", "v")), op(pb::PutRequest { lease: 99, ..put("k", "v") })], vec![]), Code::NotFound, LEASE_NOT_FOUND),
-        ("compacted", txn(vec![], vec![op(put("a", "v")), op(pb::RangeRequest { revision: 3, ..get("k") })], vec![]), Code::OutOfRange, COMPACTED),
+        (
+            "no key before duplicate",
+            txn(vec![], vec![op(put("a", "v")), op(put("a", "v")), op(put("", "v"))], vec![]),
+            Code::InvalidArgument,
+            NO_KEY,
+        ),
+        (
+            "duplicate",
+            txn(vec![], vec![op(put("a", "v")), op(put("a", "v"))], vec![]),
+            Code::InvalidArgument,
+            DUPLICATE,
+        ),
+        (
+            "sort",
+            txn(vec![], vec![op(pb::RangeRequest { sort_order: 9, ..get("k") })], vec![]),
+            Code::InvalidArgument,
+            SORT,
+        ),
+        (
+            "value",
+            txn(vec![], vec![op(pb::PutRequest { ignore_value: true, ..put("k", "v") })], vec![]),
+            Code::InvalidArgument,
+            VALUE_PROVIDED,
+        ),
+        (
+            "lease",
+            txn(vec![], vec![op(pb::PutRequest { ignore_lease: true, lease: 1, ..put("k", "v") })], vec![]),
+            Code::InvalidArgument,
+            LEASE_PROVIDED,
+        ),
+        (
+            "missing",
+            txn(vec![], vec![op(put("a", "v")), op(pb::PutRequest { ignore_value: true, ..put("none", "") })], vec![]),
+            Code::InvalidArgument,
+            KEY_NOT_FOUND,
+        ),
+        (
+            "no lease",
+            txn(vec![], vec![op(put("a", "v")), op(pb::PutRequest { lease: 99, ..put("k", "v") })], vec![]),
+            Code::NotFound,
+            LEASE_NOT_FOUND,
+        ),
+        (
+            "compacted",
+            txn(vec![], vec![op(put("a", "v")), op(pb::RangeRequest { revision: 3, ..get("k") })], vec![]),
+            Code::OutOfRange,
+            COMPACTED,
+        ),
         // The revision that the transaction itself would make is a future one.
-        ("future", txn(vec![], vec![op(put("a", "v")), op(pb::RangeRequest { revision: 6, ..get("k") })], vec![]), Code::OutOfRange, FUTURE),
-        ("nested future", nested(txn(vec![], vec![op(pb::RangeRequest { revision: 6, ..get("k") })], vec![])), Code::OutOfRange, FUTURE),
-        ("reading only, future", txn(vec![], vec![op(pb::RangeRequest { revision: 6, ..get("k") })], vec![]), Code::OutOfRange, FUTURE),
+        (
+            "future",
+            txn(vec![], vec![op(put("a", "v")), op(pb::RangeRequest { revision: 6, ..get("k") })], vec![]),
+            Code::OutOfRange,
+            FUTURE,
+        ),
+        (
+            "nested future",
+            nested(txn(vec![], vec![op(pb::RangeRequest { revision: 6, ..get("k") })], vec![])),
+            Code::OutOfRange,
+            FUTURE,
+        ),
+        (
+            "reading only, future",
+            txn(vec![], vec![op(pb::RangeRequest { revision: 6, ..get("k") })], vec![]),
+            Code::OutOfRange,
+            FUTURE,
+        ),
     ];
     for (what, request, code, text) in table {
         println!("{what}");
@@ -116,7 +187,10 @@ async fn txn_errors() {
         ("128 of each", txn(compares(128), gets(128), gets(128))),
         ("127 in a nested one", nested(txn(vec![], gets(127), vec![]))),
         ("nothing at all", txn(vec![], vec![], vec![])),
-        ("an error in the branch not taken", txn(vec![], vec![], vec![op(pb::PutRequest { lease: 99, ..put("k", "v") })])),
+        (
+            "an error in the branch not taken",
+            txn(vec![], vec![], vec![op(pb::PutRequest { lease: 99, ..put("k", "v") })]),
+        ),
     ];
     for (what, request) in allowed {
         println!("{what}");
@@ -136,7 +210,9 @@ async fn lease_and_compaction_errors() {
     fails(client.compact(4, false).await, Code::OutOfRange, COMPACTED);
     fails(client.compact(-1, false).await, Code::OutOfRange, COMPACTED);
     fails(client.compact(6, false).await, Code::OutOfRange, FUTURE);
-    let hash = async |revision| client.maintenance().hash_kv(pb::HashKvRequest { revision }).await.map(tonic::Response::into_inner);
+    let hash = async |revision| {
+        client.maintenance().hash_kv(pb::HashKvRequest { revision }).await.map(tonic::Response::into_inner)
+    };
     fails(hash(3).await, Code::OutOfRange, COMPACTED);
     fails(hash(6).await, Code::OutOfRange, FUTURE);
     let now = hash(0).await.expect("hash");

@@ -53,7 +53,8 @@ async fn get_with_every_flag() {
     assert_eq!(ctl.run(&["get", "k1", "--consistency=s"]), "k1\nd\n");
     assert_eq!(ctl.run(&["get", "k1", "--consistency=l"]), "k1\nd\n");
     let sorted = |by: &str, order: &str| {
-        let out = ctl.run(&["get", "k", "--prefix", "--keys-only", &format!("--sort-by={by}"), &format!("--order={order}")]);
+        let out =
+            ctl.run(&["get", "k", "--prefix", "--keys-only", &format!("--sort-by={by}"), &format!("--order={order}")]);
         out.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     assert_eq!(sorted("KEY", "DESCEND"), "k3 k2 k1");
@@ -100,8 +101,12 @@ async fn txn() {
         assert!(done.ok, "{done:?}");
         done.out
     };
-    let out = run("value(\"a\") = \"1\"\nmod(\"a\") = \"2\"\nversion(\"a\") > \"0\"\n\nput a 2\nput b 1\nget a\n\nget a\n\n");
-    assert_eq!(lines(&out).into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>(), ["SUCCESS", "OK", "OK", "a", "2"]);
+    let out =
+        run("value(\"a\") = \"1\"\nmod(\"a\") = \"2\"\nversion(\"a\") > \"0\"\n\nput a 2\nput b 1\nget a\n\nget a\n\n");
+    assert_eq!(
+        lines(&out).into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>(),
+        ["SUCCESS", "OK", "OK", "a", "2"]
+    );
     let out = run("create(\"b\") = \"0\"\n\nput b 2\n\nget b\ndel a\n\n");
     assert_eq!(lines(&out).into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>(), ["FAILURE", "b", "1", "1"]);
     assert_eq!(ctl.run(&["get", "", "--prefix"]), "b\n1\n");
@@ -143,7 +148,11 @@ async fn lease() {
     assert_eq!(granted, format!("lease {id} granted with TTL(100s)\n"));
     ctl.run(&["put", "a", "1", &format!("--lease={id}")]);
     let left = ctl.run(&["lease", "timetolive", &id, "--keys"]);
-    assert!(left.starts_with(&format!("lease {id} granted with TTL(100s), remaining(")) && left.contains("attached keys([a])"), "{left}");
+    assert!(
+        left.starts_with(&format!("lease {id} granted with TTL(100s), remaining("))
+            && left.contains("attached keys([a])"),
+        "{left}"
+    );
     assert_eq!(ctl.run(&["lease", "list"]), format!("found 1 leases\n{id}\n"));
     assert_eq!(ctl.run(&["lease", "keep-alive", "--once", &id]), format!("lease {id} keepalived with TTL(100)\n"));
     assert_eq!(ctl.run(&["lease", "revoke", &id]), format!("lease {id} revoked\n"));
@@ -205,7 +214,10 @@ async fn endpoint_commands() {
     let status = &ctl.json(&["endpoint", "status"])[0]["Status"];
     assert_eq!(status["header"]["revision"], 2);
     assert!(status["version"].as_str().is_some_and(|version| version.starts_with("3.")), "{status}");
-    assert!(status["dbSize"].as_i64().is_some_and(|size| size > 0) && status["leader"] == status["header"]["member_id"], "{status}");
+    assert!(
+        status["dbSize"].as_i64().is_some_and(|size| size > 0) && status["leader"] == status["header"]["member_id"],
+        "{status}"
+    );
     assert!(status["errors"].is_null(), "{status}");
     assert!(ctl.run(&["endpoint", "status", "--write-out=table"]).contains(server.address()));
     let hash = &ctl.json(&["endpoint", "hashkv"])[0]["HashKV"];
@@ -235,7 +247,10 @@ async fn member_list() {
 async fn version_and_bad_requests() {
     let (_server, ctl) = start().await;
     assert!(ctl.run(&["version"]).contains("API version: 3."));
-    assert!(!ctl.try_run(&["get", ""]).ok || ctl.run(&["get", ""]).is_empty(), "an empty key is refused or matches nothing");
+    assert!(
+        !ctl.try_run(&["get", ""]).ok || ctl.run(&["get", ""]).is_empty(),
+        "an empty key is refused or matches nothing"
+    );
 }
 
 /// A minute each: run with `--ignored`.

@@ -25,21 +25,29 @@ async fn serves_others(server: &mut Server) {
 async fn malformed_messages() {
     let mut server = Server::start().await;
     let client = server.client().await;
-    let whole = pb::TxnRequest { success: vec![netsy_e2e::ops::op(put("k", "v"))], ..Default::default() }.encode_to_vec();
+    let whole =
+        pb::TxnRequest { success: vec![netsy_e2e::ops::op(put("k", "v"))], ..Default::default() }.encode_to_vec();
     let mut bad: Vec<Vec<u8>> = vec![
-        vec![0xff; 64],                       // no field has such a tag
+        vec![0xff; 64],                           // no field has such a tag
         vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], // a length of 4 GiB
-        vec![0x0a, 0x05, b'a'],               // cut short
-        vec![0x08; 3],                        // a number that does not end
-        vec![0x0b, 0x0b, 0x0b],               // groups that never close
-        vec![0x80; 11],                       // a tag too long
+        vec![0x0a, 0x05, b'a'],                   // cut short
+        vec![0x08; 3],                            // a number that does not end
+        vec![0x0b, 0x0b, 0x0b],                   // groups that never close
+        vec![0x80; 11],                           // a tag too long
         whole[..whole.len() - 1].to_vec(),
     ];
     bad.push([&[0x1a, 0x08][..], &[0x80; 8]].concat());
-    for path in ["/etcdserverpb.KV/Range", "/etcdserverpb.KV/Put", "/etcdserverpb.KV/DeleteRange", "/etcdserverpb.KV/Txn", "/etcdserverpb.KV/Compact"] {
+    for path in [
+        "/etcdserverpb.KV/Range",
+        "/etcdserverpb.KV/Put",
+        "/etcdserverpb.KV/DeleteRange",
+        "/etcdserverpb.KV/Txn",
+        "/etcdserverpb.KV/Compact",
+    ] {
         for bytes in &bad {
             // A well-formed prefix may parse; anything may come but silence.
-            let result = tokio::time::timeout(Duration::from_secs(10), raw_grpc::unary(&client, path, bytes.clone())).await;
+            let result =
+                tokio::time::timeout(Duration::from_secs(10), raw_grpc::unary(&client, path, bytes.clone())).await;
             let result = result.unwrap_or_else(|_| panic!("{path} {bytes:02x?}: no answer"));
             if let Err(status) = result {
                 assert_ne!(status.code(), Code::Ok);
@@ -50,7 +58,8 @@ async fn malformed_messages() {
     for path in ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"] {
         for bytes in &bad {
             let messages = vec![Bytes::from(bytes.clone())];
-            let result = tokio::time::timeout(Duration::from_secs(10), raw_grpc::first_of_stream(&client, path, messages)).await;
+            let result =
+                tokio::time::timeout(Duration::from_secs(10), raw_grpc::first_of_stream(&client, path, messages)).await;
             if let Ok(Err(status)) = result {
                 assert_ne!(status.code(), Code::Unavailable, "{path} {bytes:02x?}: {status:?}");
             }
@@ -63,7 +72,9 @@ async fn malformed_messages() {
 async fn unknown_methods_and_services() {
     let mut server = Server::start().await;
     let client = server.client().await;
-    for path in ["/etcdserverpb.KV/Nothing", "/nobody.Knows/This", "/", "/etcdserverpb.KV", "/etcdserverpb.KV/Range/More"] {
+    for path in
+        ["/etcdserverpb.KV/Nothing", "/nobody.Knows/This", "/", "/etcdserverpb.KV", "/etcdserverpb.KV/Range/More"]
+    {
         let status = raw_grpc::unary(&client, path, Bytes::new()).await.expect_err(path);
         assert_eq!(status.code(), Code::Unimplemented, "{path}: {status:?}");
     }
@@ -227,7 +238,9 @@ async fn readers_that_do_not_read() {
     message.extend_from_slice(&range);
     for _ in 0..8 {
         let mut raw = RawH2::connect(server.address()).await.expect("connect");
-        raw.send(frame::HEADERS, frame::END_HEADERS, 1, &RawH2::call_headers("/etcdserverpb.KV/Range")).await.expect("send");
+        raw.send(frame::HEADERS, frame::END_HEADERS, 1, &RawH2::call_headers("/etcdserverpb.KV/Range"))
+            .await
+            .expect("send");
         raw.send(frame::DATA, frame::END_STREAM, 1, &message).await.expect("send");
         open.push(raw);
     }

@@ -11,7 +11,11 @@ use tonic::Code;
 
 async fn ask(server: &Server, method: &str, path: &str) -> (u16, String) {
     let client = HttpClient::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
-    let request = http::Request::builder().method(method).uri(format!("{}{path}", server.url())).body(Empty::new()).expect("a request");
+    let request = http::Request::builder()
+        .method(method)
+        .uri(format!("{}{path}", server.url()))
+        .body(Empty::new())
+        .expect("a request");
     let answer = client.request(request).await.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
     let status = answer.status().as_u16();
     let body = answer.into_body().collect().await.expect("a body").to_bytes();
@@ -27,7 +31,9 @@ async fn health_of_a_healthy_server() {
     for path in ["/health?serializable=true", "/health?exclude=NOSPACE"] {
         assert_eq!(ask(&server, "GET", path).await.0, 200, "{path}");
     }
-    for path in ["/livez", "/readyz", "/livez/serializable_read", "/readyz/linearizable_read", "/readyz/data_corruption"] {
+    for path in
+        ["/livez", "/readyz", "/livez/serializable_read", "/readyz/linearizable_read", "/readyz/data_corruption"]
+    {
         assert_eq!(ask(&server, "GET", path).await, (200, "ok\n".to_owned()), "{path}");
     }
     let verbose = ask(&server, "GET", "/readyz?verbose").await;

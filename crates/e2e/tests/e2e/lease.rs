@@ -36,7 +36,12 @@ async fn keys_follow_their_last_put() {
     assert_eq!(keys_of(&client, second).await, ["b"]);
     assert_eq!(client.get("a").await.expect("a").lease, first);
     assert_eq!(client.get("c").await.expect("c").lease, 0);
-    let untouched = client.lease().lease_time_to_live(pb::LeaseTimeToLiveRequest { id: first, keys: false }).await.expect("ttl").into_inner();
+    let untouched = client
+        .lease()
+        .lease_time_to_live(pb::LeaseTimeToLiveRequest { id: first, keys: false })
+        .await
+        .expect("ttl")
+        .into_inner();
     assert!(untouched.keys.is_empty(), "keys only where asked for");
 
     client.revoke(first).await.expect("revoke");

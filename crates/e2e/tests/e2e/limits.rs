@@ -62,7 +62,10 @@ async fn every_option_of_a_range() {
     };
     assert_eq!(ask(pb::RangeRequest { min_mod_revision: 6, ..prefix("k/") }).await, "k/2 k/5 k/6");
     assert_eq!(ask(pb::RangeRequest { max_mod_revision: 4, ..prefix("k/") }).await, "k/1 k/3");
-    assert_eq!(ask(pb::RangeRequest { min_create_revision: 3, max_create_revision: 4, ..prefix("k/") }).await, "k/2 k/3");
+    assert_eq!(
+        ask(pb::RangeRequest { min_create_revision: 3, max_create_revision: 4, ..prefix("k/") }).await,
+        "k/2 k/3"
+    );
     assert_eq!(ask(pb::RangeRequest { min_create_revision: 3, max_mod_revision: 5, ..prefix("k/") }).await, "k/3 k/4");
     assert_eq!(ask(pb::RangeRequest { sort_target: 4, sort_order: 1, limit: 3, ..prefix("k/") }).await, "k/6 k/5 k/4");
     assert_eq!(ask(pb::RangeRequest { revision: 5, ..prefix("k/") }).await, "k/1 k/2 k/3 k/4");
@@ -86,9 +89,15 @@ async fn ten_thousand_keys_at_once() {
     let all = client.range(prefix("k/")).await.expect("range");
     assert_eq!((all.count, all.kvs.len()), (10_000, 10_000));
     assert!(all.kvs.is_sorted_by(|a, b| a.key < b.key));
-    let deleted = client.delete_range(pb::DeleteRangeRequest { prev_kv: true, ..delete_range("k/", "k0") }).await.expect("delete");
+    let deleted = client
+        .delete_range(pb::DeleteRangeRequest { prev_kv: true, ..delete_range("k/", "k0") })
+        .await
+        .expect("delete");
     assert_eq!((deleted.deleted, deleted.prev_kvs.len(), revision(&deleted.header)), (10_000, 10_000, 102));
-    assert_eq!(client.range(pb::RangeRequest { revision: 101, count_only: true, ..prefix("k/") }).await.expect("range").count, 10_000);
+    assert_eq!(
+        client.range(pb::RangeRequest { revision: 101, count_only: true, ..prefix("k/") }).await.expect("range").count,
+        10_000
+    );
     client.compact(102, true).await.expect("compact");
     client.maintenance().defragment(pb::DefragmentRequest {}).await.expect("defragment");
     assert_eq!(client.range(prefix("k/")).await.expect("range").count, 0);

@@ -25,7 +25,14 @@ async fn mismatch_01_header_revisions() {
     assert_eq!(revision(&read_only.header), 3);
 
     // Inside: the old revision before the first write, the new one after it.
-    let ops = vec![op(get("a")), op(delete("nothing")), op(put("b", "1")), op(get("a")), op(delete("nothing either")), op(delete("a"))];
+    let ops = vec![
+        op(get("a")),
+        op(delete("nothing")),
+        op(put("b", "1")),
+        op(get("a")),
+        op(delete("nothing either")),
+        op(delete("a")),
+    ];
     let answer = client.txn(txn(vec![], ops, vec![])).await.expect("a writing transaction");
     assert_eq!(revision(&answer.header), 4);
     assert_eq!(revision(&range_at(&answer, 0).header), 3);
@@ -37,13 +44,17 @@ async fn mismatch_01_header_revisions() {
     let inner = range_at(&answer, 0).header.as_ref().expect("a header");
     assert_eq!((inner.cluster_id, inner.member_id, inner.raft_term), (0, 0, 0), "an inner header has a revision only");
     let outer = answer.header.as_ref().expect("a header");
-    assert!(outer.cluster_id != 0 && outer.member_id != 0 && outer.raft_term > 0, "an outer header is whole: {outer:?}");
+    assert!(
+        outer.cluster_id != 0 && outer.member_id != 0 && outer.raft_term > 0,
+        "an outer header is whole: {outer:?}"
+    );
 
     let grant = client.try_grant(60, 0).await.expect("grant");
     assert_eq!(revision(&grant.header), 4, "a lease makes no revision");
     let compaction = client.compact(3, false).await.expect("compact");
     assert_eq!(revision(&compaction.header), 4, "a compaction makes no revision and names the current one");
-    let failed = client.txn(txn(vec![mod_is("b", 99)], vec![op(put("b", "2"))], vec![])).await.expect("a failed compare");
+    let failed =
+        client.txn(txn(vec![mod_is("b", 99)], vec![op(put("b", "2"))], vec![])).await.expect("a failed compare");
     assert_eq!((failed.succeeded, revision(&failed.header)), (false, 4));
 }
 
@@ -51,7 +62,8 @@ async fn mismatch_01_header_revisions() {
 async fn mismatch_02_compare_on_a_missing_key() {
     let server = Server::start().await;
     let client = server.client().await;
-    let holds = async |compare: pb::Compare| client.txn(txn(vec![compare], vec![], vec![])).await.expect("compare").succeeded;
+    let holds =
+        async |compare: pb::Compare| client.txn(txn(vec![compare], vec![], vec![])).await.expect("compare").succeeded;
     for (operand, less) in [
         (TargetUnion::Version(0), TargetUnion::Version(1)),
         (TargetUnion::CreateRevision(0), TargetUnion::CreateRevision(1)),
@@ -59,7 +71,10 @@ async fn mismatch_02_compare_on_a_missing_key() {
         (TargetUnion::Lease(0), TargetUnion::Lease(1)),
     ] {
         assert!(holds(compare("none", CompareResult::Equal, operand.clone())).await, "{operand:?}: zero is equal");
-        assert!(!holds(compare("none", CompareResult::NotEqual, operand.clone())).await, "{operand:?}: zero is not unequal");
+        assert!(
+            !holds(compare("none", CompareResult::NotEqual, operand.clone())).await,
+            "{operand:?}: zero is not unequal"
+        );
         assert!(holds(compare("none", CompareResult::Less, less.clone())).await, "{less:?}: zero is less");
         assert!(!holds(compare("none", CompareResult::Greater, less.clone())).await, "{less:?}: zero is not greater");
     }
@@ -71,13 +86,17 @@ async fn mismatch_02_compare_on_a_missing_key() {
         }
     }
     // An empty range is as a missing key; else every key in it must do.
-    let over_range = |end: &str, result, operand| pb::Compare { range_end: end.to_owned().into(), ..compare("k", result, operand) };
+    let over_range =
+        |end: &str, result, operand| pb::Compare { range_end: end.to_owned().into(), ..compare("k", result, operand) };
     assert!(holds(over_range("l", CompareResult::Equal, TargetUnion::Version(0))).await);
     assert!(!holds(over_range("l", CompareResult::NotEqual, TargetUnion::Value("x".into()))).await);
     client.put("k1", "v").await;
     client.put("k2", "w").await;
     assert!(holds(over_range("l", CompareResult::Equal, TargetUnion::Version(1))).await);
-    assert!(!holds(over_range("l", CompareResult::Equal, TargetUnion::Value("v".into()))).await, "k2 has another value");
+    assert!(
+        !holds(over_range("l", CompareResult::Equal, TargetUnion::Value("v".into()))).await,
+        "k2 has another value"
+    );
     assert!(holds(over_range("l", CompareResult::Less, TargetUnion::Value("x".into()))).await);
     assert!(holds(over_range("k2", CompareResult::Equal, TargetUnion::Value("v".into()))).await, "k2 is past the end");
 }
@@ -88,7 +107,8 @@ async fn mismatch_03_nested_compares_see_the_state_before() {
     let client = server.client().await;
     client.put("a", "old").await;
     let nested = txn(vec![value_is("a", "old")], vec![op(put("saw", "old"))], vec![op(put("saw", "new"))]);
-    let answer = client.txn(txn(vec![], vec![op(put("a", "new")), op(nested), op(get("a"))], vec![])).await.expect("nested");
+    let answer =
+        client.txn(txn(vec![], vec![op(put("a", "new")), op(nested), op(get("a"))], vec![])).await.expect("nested");
     let inner = txn_at(&answer, 1);
     assert!(inner.succeeded, "the nested compare ran before the put beside it");
     assert!(inner.header.is_some(), "a nested answer has a header, an empty one");
@@ -109,17 +129,40 @@ async fn mismatch_04_duplicate_keys_in_both_branches() {
         ("in the branch not taken", txn(holds.clone(), vec![], twice())),
         ("put then delete", txn(vec![], vec![op(put("a", "1")), op(delete("a"))], vec![])),
         ("delete then put", txn(vec![], vec![op(delete_range("a", "c")), op(put("b", "1"))], vec![])),
-        ("nested put, put after", txn(vec![], vec![op(txn(vec![], vec![op(put("a", "1"))], vec![])), op(put("a", "2"))], vec![])),
-        ("nested put, put before", txn(vec![], vec![op(put("a", "2")), op(txn(vec![], vec![], vec![op(put("a", "1"))]))], vec![])),
-        ("nested put under a delete", txn(vec![], vec![op(delete("a")), op(txn(vec![], vec![op(put("a", "1"))], vec![]))], vec![])),
-        ("nested delete over a put", txn(vec![], vec![op(put("a", "1")), op(txn(vec![], vec![op(delete("a"))], vec![]))], vec![])),
+        (
+            "nested put, put after",
+            txn(vec![], vec![op(txn(vec![], vec![op(put("a", "1"))], vec![])), op(put("a", "2"))], vec![]),
+        ),
+        (
+            "nested put, put before",
+            txn(vec![], vec![op(put("a", "2")), op(txn(vec![], vec![], vec![op(put("a", "1"))]))], vec![]),
+        ),
+        (
+            "nested put under a delete",
+            txn(vec![], vec![op(delete("a")), op(txn(vec![], vec![op(put("a", "1"))], vec![]))], vec![]),
+        ),
+        (
+            "nested delete over a put",
+            txn(vec![], vec![op(put("a", "1")), op(txn(vec![], vec![op(delete("a"))], vec![]))], vec![]),
+        ),
         (
             "nested delete, later nested put",
-            txn(vec![], vec![op(txn(vec![], vec![op(delete("a"))], vec![])), op(txn(vec![], vec![op(put("a", "1"))], vec![]))], vec![]),
+            txn(
+                vec![],
+                vec![op(txn(vec![], vec![op(delete("a"))], vec![])), op(txn(vec![], vec![op(put("a", "1"))], vec![]))],
+                vec![],
+            ),
         ),
         (
             "puts of two nested",
-            txn(vec![], vec![op(txn(vec![], vec![op(put("a", "1"))], vec![])), op(txn(vec![], vec![op(put("a", "1"))], vec![]))], vec![]),
+            txn(
+                vec![],
+                vec![
+                    op(txn(vec![], vec![op(put("a", "1"))], vec![])),
+                    op(txn(vec![], vec![op(put("a", "1"))], vec![])),
+                ],
+                vec![],
+            ),
         ),
     ];
     for (what, request) in refused {
@@ -132,7 +175,10 @@ async fn mismatch_04_duplicate_keys_in_both_branches() {
     let allowed = [
         ("overlapping deletes", txn(vec![], vec![op(delete_range("a", "c")), op(delete("a"))], vec![])),
         ("the same key in both branches", txn(vec![], vec![op(put("a", "1"))], vec![op(put("a", "2"))])),
-        ("both branches of a nested one", txn(vec![], vec![op(txn(vec![], vec![op(put("a", "1"))], vec![op(put("a", "2"))]))], vec![])),
+        (
+            "both branches of a nested one",
+            txn(vec![], vec![op(txn(vec![], vec![op(put("a", "1"))], vec![op(put("a", "2"))]))], vec![]),
+        ),
         ("a range of a put key", txn(vec![], vec![op(put("a", "1")), op(get("a"))], vec![])),
         ("a put just past a delete", txn(vec![], vec![op(delete_range("a", "b")), op(put("b", "1"))], vec![])),
     ];

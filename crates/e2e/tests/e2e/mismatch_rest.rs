@@ -110,7 +110,10 @@ async fn mismatch_22_version() {
     assert!(status.storage_version.starts_with("3."), "{:?}", status.storage_version);
     assert!(status.downgrade_info.is_some());
     assert!(status.leader != 0 && status.raft_term > 0 && status.raft_index > 0, "{status:?}");
-    assert!(status.db_size >= status.db_size_in_use && status.db_size_in_use > 0 && status.db_size_quota > 0, "{status:?}");
+    assert!(
+        status.db_size >= status.db_size_in_use && status.db_size_in_use > 0 && status.db_size_quota > 0,
+        "{status:?}"
+    );
 }
 
 #[tokio::test]
@@ -169,7 +172,8 @@ async fn mismatch_24_headers_without_a_revision() {
     let client = server.client().await;
     client.put("a", "1").await;
     for linearizable in [true, false] {
-        let members = client.cluster().member_list(pb::MemberListRequest { linearizable }).await.expect("members").into_inner();
+        let members =
+            client.cluster().member_list(pb::MemberListRequest { linearizable }).await.expect("members").into_inner();
         let header = members.header.expect("a member list has a header");
         assert_eq!(header.revision, 0);
         assert!(header.cluster_id != 0 && header.member_id != 0);
@@ -179,7 +183,8 @@ async fn mismatch_24_headers_without_a_revision() {
         assert!(!member.is_learner && !member.name.is_empty(), "{member:?}");
         assert_eq!(member.client_ur_ls, [server.url()], "clients find the server by this");
     }
-    let defragmented = client.maintenance().defragment(pb::DefragmentRequest {}).await.expect("defragment").into_inner();
+    let defragmented =
+        client.maintenance().defragment(pb::DefragmentRequest {}).await.expect("defragment").into_inner();
     assert!(defragmented.header.is_none());
 }
 
@@ -202,7 +207,11 @@ async fn mismatch_25_nospace_leaves_deletes_and_compaction() {
     let refused = refused.expect("25 MiB do not fit into 8 MiB");
     assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, nospace));
     fails(client.try_put(put("small", "1")).await, Code::ResourceExhausted, nospace);
-    fails(client.txn(txn(vec![], vec![op(get("a")), op(put("small", "1"))], vec![])).await, Code::ResourceExhausted, nospace);
+    fails(
+        client.txn(txn(vec![], vec![op(get("a")), op(put("small", "1"))], vec![])).await,
+        Code::ResourceExhausted,
+        nospace,
+    );
     fails(client.try_grant(60, 0).await, Code::ResourceExhausted, nospace);
 
     let alarm = |action, alarm| client_alarm(&client, action, alarm);
@@ -215,7 +224,8 @@ async fn mismatch_25_nospace_leaves_deletes_and_compaction() {
 
     client.get("k/000").await.expect("reads go on");
     assert_eq!(client.delete("k/000").await, (last + 1, 1));
-    let deleting = client.txn(txn(vec![], vec![op(delete("k/001"))], vec![])).await.expect("a transaction that only deletes");
+    let deleting =
+        client.txn(txn(vec![], vec![op(delete("k/001"))], vec![])).await.expect("a transaction that only deletes");
     assert_eq!(revision(&deleting.header), last + 2);
     let all = client.delete_range(ops::delete_range("k/", "k0")).await.expect("delete all");
     client.compact(revision(&all.header), true).await.expect("compaction goes on");
@@ -229,7 +239,12 @@ async fn mismatch_25_nospace_leaves_deletes_and_compaction() {
 }
 
 async fn client_alarm(client: &netsy_e2e::Client, action: i32, alarm: i32) -> Vec<pb::AlarmMember> {
-    let list = client.maintenance().alarm(pb::AlarmRequest { action: 0, member_id: 0, alarm: 0 }).await.expect("alarms").into_inner();
+    let list = client
+        .maintenance()
+        .alarm(pb::AlarmRequest { action: 0, member_id: 0, alarm: 0 })
+        .await
+        .expect("alarms")
+        .into_inner();
     if action == 0 {
         return list.alarms;
     }

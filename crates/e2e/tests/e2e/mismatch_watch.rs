@@ -19,10 +19,15 @@ async fn mismatch_10_created_before_events_and_ids_from_zero() {
         let mut stream = client.watch().await;
         // Events are due at once; the created answer comes first all the same.
         for expected_id in 0..3 {
-            stream.send(RequestUnion::CreateRequest(pb::WatchCreateRequest { start_revision: 2, ..watch_key("a") })).await;
+            stream
+                .send(RequestUnion::CreateRequest(pb::WatchCreateRequest { start_revision: 2, ..watch_key("a") }))
+                .await;
             let mut created = stream.next().await;
             while !created.created {
-                assert!(created.watch_id < expected_id, "events of watch {expected_id} before it was made: {created:?}");
+                assert!(
+                    created.watch_id < expected_id,
+                    "events of watch {expected_id} before it was made: {created:?}"
+                );
                 created = stream.next().await;
             }
             assert_eq!(created.watch_id, expected_id, "ids count from 0 on each stream");
@@ -35,7 +40,11 @@ async fn mismatch_10_created_before_events_and_ids_from_zero() {
             for event in &answer.events {
                 let at = &mut events[answer.watch_id as usize];
                 *at += 1;
-                assert_eq!(event.kv.as_ref().expect("kv").mod_revision, *at as i64 + 1, "each watch sees every event in order");
+                assert_eq!(
+                    event.kv.as_ref().expect("kv").mod_revision,
+                    *at as i64 + 1,
+                    "each watch sees every event in order"
+                );
             }
             // Those that came with the later created answers.
             if events.iter().sum::<usize>() < 150 && answer.events.is_empty() {
@@ -51,9 +60,14 @@ async fn mismatch_11_failed_creates() {
     let client = server.client().await;
     client.put("a", "1").await;
     let mut stream = client.watch().await;
-    assert_eq!(stream.add(pb::WatchCreateRequest { watch_id: 7, ..watch_key("a") }).await, 7, "a client may choose the id");
+    assert_eq!(
+        stream.add(pb::WatchCreateRequest { watch_id: 7, ..watch_key("a") }).await,
+        7,
+        "a client may choose the id"
+    );
 
-    let refused = |answer: &pb::WatchResponse| (answer.created, answer.canceled, answer.watch_id, answer.compact_revision);
+    let refused =
+        |answer: &pb::WatchResponse| (answer.created, answer.canceled, answer.watch_id, answer.compact_revision);
     let duplicate = stream.create(pb::WatchCreateRequest { watch_id: 7, ..watch_key("b") }).await;
     assert_eq!(refused(&duplicate), (true, true, -1, 0));
     assert_eq!(duplicate.cancel_reason, "mvcc: duplicate watch ID provided on the WatchStream");
@@ -200,7 +214,11 @@ async fn mismatch_16_prev_kv_is_absent_once_compacted() {
     let seen: Vec<_> = events.iter().map(prev).collect();
     assert_eq!(seen, [None, Some(("1".into(), 2)), Some(("2".into(), 3)), Some(("3".into(), 4))]);
     let deleted = events[3].kv.as_ref().expect("kv");
-    assert_eq!((deleted.create_revision, deleted.version, deleted.lease), (0, 0, 0), "a delete event has key and revision only");
+    assert_eq!(
+        (deleted.create_revision, deleted.version, deleted.lease),
+        (0, 0, 0),
+        "a delete event has key and revision only"
+    );
     assert_eq!((deleted.value.len(), deleted.mod_revision), (0, 5));
 
     client.compact(4, true).await.expect("compact");

@@ -43,8 +43,13 @@ struct Everything {
 async fn look(client: &Client, lease: i64) -> Everything {
     let everything = ops::range(ops::OPEN, ops::OPEN);
     let now = client.range(everything.clone()).await.expect("range");
-    let then = client.range(pb::RangeRequest { revision: 60, ..everything }).await.expect("range at the compacted revision");
-    fails(client.range(pb::RangeRequest { revision: 59, ..get("k") }).await, Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
+    let then =
+        client.range(pb::RangeRequest { revision: 60, ..everything }).await.expect("range at the compacted revision");
+    fails(
+        client.range(pb::RangeRequest { revision: 59, ..get("k") }).await,
+        Code::OutOfRange,
+        "etcdserver: mvcc: required revision has been compacted",
+    );
     let mut stream = client.watch().await;
     stream.add(pb::WatchCreateRequest { start_revision: 60, ..watch_all() }).await;
     let (_, events) = stream.progress().await;
@@ -94,7 +99,8 @@ async fn everything_comes_back_from_the_object_store() {
         return;
     }
     for snapshot_records in [None, Some(20)] {
-        let mut server = Server::start_with(Options { copies_min: Some(2), snapshot_records, ..Options::default() }).await;
+        let mut server =
+            Server::start_with(Options { copies_min: Some(2), snapshot_records, ..Options::default() }).await;
         let client = server.client().await;
         let lease = fill(&client).await;
         let before = look(&client, lease).await;

@@ -28,7 +28,9 @@ async fn ranges_of_keys() {
     while seen.values().map(Vec::len).sum::<usize>() < 1 + 2 + 3 + 5 + 2 + 1 {
         let answer = stream.next().await;
         for event in answer.events {
-            seen.entry(answer.watch_id).or_default().push(String::from_utf8_lossy(&event.kv.expect("kv").key).into_owned());
+            seen.entry(answer.watch_id)
+                .or_default()
+                .push(String::from_utf8_lossy(&event.kv.expect("kv").key).into_owned());
         }
     }
     stream.silent_for(Duration::from_millis(200)).await;
@@ -125,7 +127,10 @@ async fn a_transaction_comes_in_one_answer() {
     let mut first = client.watch().await;
     first.add(pb::WatchCreateRequest { start_revision: 3, ..watch_prefix("k/") }).await;
     let events = all_short(&first.next().await.events[..41]);
-    assert_eq!((events[0].as_str(), events[39].as_str(), events[40].as_str()), ("P k/01=0 @3", "P k/40=0 @3", "D k/0 @3"));
+    assert_eq!(
+        (events[0].as_str(), events[39].as_str(), events[40].as_str()),
+        ("P k/01=0 @3", "P k/40=0 @3", "D k/0 @3")
+    );
 }
 
 #[tokio::test]
@@ -148,10 +153,9 @@ async fn filters_and_deletes_of_a_range() {
     assert_eq!(all_short(&events), ["P k/1=1 @2", "P k/2=1 @3", "D k/1 @4", "D k/2 @4"]);
 
     // Replayed, each on its own.
-    for (filter, expected) in [
-        (FilterType::Nodelete, vec!["P k/1=1 @2", "P k/2=1 @3"]),
-        (FilterType::Noput, vec!["D k/1 @4", "D k/2 @4"]),
-    ] {
+    for (filter, expected) in
+        [(FilterType::Nodelete, vec!["P k/1=1 @2", "P k/2=1 @3"]), (FilterType::Noput, vec!["D k/1 @4", "D k/2 @4"])]
+    {
         let mut replay = client.watch().await;
         replay.add(pb::WatchCreateRequest { start_revision: 2, ..with(&[filter]) }).await;
         assert_eq!(all_short(&replay.progress().await.1), expected);
@@ -171,7 +175,10 @@ async fn prev_kv_of_history() {
     let mut stream = client.watch().await;
     stream.add(pb::WatchCreateRequest { start_revision: 2, prev_kv: true, ..watch_key("a") }).await;
     let events = stream.events(4).await;
-    let prev: Vec<_> = events.iter().map(|event| event.prev_kv.as_ref().map(|kv| (kv.value.clone(), kv.version, kv.create_revision))).collect();
+    let prev: Vec<_> = events
+        .iter()
+        .map(|event| event.prev_kv.as_ref().map(|kv| (kv.value.clone(), kv.version, kv.create_revision)))
+        .collect();
     assert_eq!(prev, [None, Some(("1".into(), 1, 2)), Some(("2".into(), 2, 2)), None]);
     assert_eq!(events[3].kv.as_ref().map(|kv| (kv.create_revision, kv.version)), Some((5, 1)), "a new life of the key");
 }
@@ -230,7 +237,11 @@ async fn ids_are_per_stream_and_reused_only_after_cancel() {
     assert_eq!(stream.add(watch_key("a")).await, 2, "a taken id is stepped over");
     stream.cancel(1).await;
     assert!(stream.next().await.canceled);
-    assert_eq!(stream.add(pb::WatchCreateRequest { watch_id: 1, ..watch_key("b") }).await, 1, "a canceled id is free again");
+    assert_eq!(
+        stream.add(pb::WatchCreateRequest { watch_id: 1, ..watch_key("b") }).await,
+        1,
+        "a canceled id is free again"
+    );
 
     // One that compaction canceled stays taken until the client cancels it too.
     client.put("a", "1").await;
@@ -296,13 +307,15 @@ async fn the_end_of_a_watchers_requests_does_not_end_its_watch() {
     let server = Server::start().await;
     let client = server.client().await;
     // A finished request stream: half-closed, still listening.
-    let request = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(watch_key("a"))) };
+    let request =
+        pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(watch_key("a"))) };
     let mut service = pb::watch_client::WatchClient::new(client.channel());
     let mut answers = service.watch(tokio_stream::iter([request])).await.expect("watch").into_inner();
     assert!(answers.message().await.expect("answer").expect("created").created);
     tokio::time::sleep(Duration::from_millis(200)).await;
     client.put("a", "1").await;
-    let answer = tokio::time::timeout(Duration::from_secs(10), answers.message()).await.expect("an event").expect("answer");
+    let answer =
+        tokio::time::timeout(Duration::from_secs(10), answers.message()).await.expect("an event").expect("answer");
     assert_eq!(all_short(&answer.expect("an event").events), ["P a=1 @2"]);
 }
 
