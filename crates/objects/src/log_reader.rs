@@ -1,7 +1,7 @@
 //! Reading the object log: several objects at a time, handed out in order, each checked against the
 //! one before.
 
-use crate::format::{ChunkFile, ChunkInfo, SegmentFile, decode_chunk, decode_segment};
+use crate::format::{ChunkFile, ChunkInfo, FILE_BYTES_MAX, SegmentFile, decode_chunk, decode_segment};
 use crate::object_log::{LogPoint, ObjectLog, Source};
 use crate::read::{ReadError, get};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Objects fetched at a time.
-pub const READ_PARALLEL: usize = 8;
+pub const READ_PARALLEL: usize = 32;
 /// Stored bytes of objects that are fetched and not yet taken; one larger object is let through alone.
 pub const READ_BYTES_MAX: u64 = 64 << 20;
 /// Decoding more than this is done off the async threads, in bytes.
@@ -125,6 +125,12 @@ impl ObjectLog {
 
     async fn read_source(&self, source: Source) -> Result<LogPiece, ReadError> {
         let key = source.key();
+        if source.bytes() > FILE_BYTES_MAX {
+            return Err(ReadError::bad(
+                key,
+                format!("it has {} bytes, at most {FILE_BYTES_MAX} are read", source.bytes()),
+            ));
+        }
         let bytes = get(&**self.bucket(), &key).await?;
         match source {
             Source::Chunk(listed) => {

@@ -412,6 +412,9 @@ impl JsonObject for SnapshotManifest {
             if part.first_position <= at || part.last_position < part.first_position || part.rows == 0 {
                 return bad(format!("part {} is empty or out of order", part.key));
             }
+            if part.bytes > crate::format::FILE_BYTES_MAX {
+                return bad(format!("part {} has {} bytes", part.key, part.bytes));
+            }
             match crate::keys::parse_snapshot(&part.key) {
                 Some(crate::keys::SnapshotKey::Part { index, first, sha256 })
                     if index <= self.last_index && first == part.first_position && sha256 == part.sha256 => {}

@@ -139,39 +139,37 @@ impl LogListing {
     /// that clean-up left (R4).
     pub fn plan(&self, after: ChunkSeq, without: &HashSet<String>) -> Result<Vec<Source>, ReadError> {
         let end = self.end();
-        let usable = |source: &Source| without.is_empty() || !without.contains(&source.key());
+        let usable = |source: Source| (without.is_empty() || !without.contains(&source.key())).then_some(source);
+        let mut segments = self.segments.iter().peekable();
+        let mut reaching: Option<ListedSegment> = None;
         let mut plan = Vec::new();
         let mut at = after;
         while at < end {
             let next = at.next();
-            let segment = self
-                .segments
-                .iter()
-                .filter(|segment| segment.first <= next && segment.last >= next)
-                .map(|&segment| Source::Segment(segment))
-                .filter(usable)
-                .max_by_key(|source| match source {
-                    Source::Segment(segment) => segment.last,
-                    Source::Chunk(chunk) => chunk.seq,
-                });
-            let chunk = self.chunks.binary_search_by_key(&next, |chunk| chunk.seq).ok();
-            let chunk = chunk.map(|at| Source::Chunk(self.chunks[at])).filter(usable);
-            match segment.or(chunk) {
-                Some(source) => {
-                    at = match source {
-                        Source::Segment(segment) => segment.last,
-                        Source::Chunk(chunk) => chunk.seq,
-                    };
-                    plan.push(source);
-                }
-                None => {
-                    let later = self.chunks.iter().map(|chunk| chunk.seq).chain(self.segments.iter().map(|s| s.first));
-                    let resumes = later.filter(|&seq| seq > next).min().unwrap_or(ChunkSeq(end.0 + 1));
-                    return Err(ReadError::Gap { first: next, last: ChunkSeq(resumes.0 - 1) });
+            // Of the segments that begin by now, the one that reaches furthest.
+            while let Some(&segment) = segments.next_if(|segment| segment.first <= next) {
+                if reaching.is_none_or(|best| best.last < segment.last) && usable(Source::Segment(segment)).is_some() {
+                    reaching = Some(segment);
                 }
             }
+            if let Some(segment) = reaching.filter(|segment| segment.last >= next) {
+                at = segment.last;
+                plan.push(Source::Segment(segment));
+                continue;
+            }
+            let chunk = self.chunks.binary_search_by_key(&next, |chunk| chunk.seq).ok();
+            let chunk = chunk.and_then(|at| self.chunks.get(at)).and_then(|&chunk| usable(Source::Chunk(chunk)));
+            let Some(chunk) = chunk else { return Err(self.gap_at(next, end)) };
+            at = next;
+            plan.push(chunk);
         }
         Ok(plan)
+    }
+
+    fn gap_at(&self, first: ChunkSeq, end: ChunkSeq) -> ReadError {
+        let known = self.chunks.iter().map(|chunk| chunk.seq).chain(self.segments.iter().map(|segment| segment.first));
+        let resumes = known.filter(|&seq| seq > first).min().unwrap_or(end.next());
+        ReadError::Gap { first, last: ChunkSeq(resumes.0 - 1) }
     }
 }
 

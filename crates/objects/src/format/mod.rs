@@ -28,6 +28,8 @@ pub const HEADER_BYTES_MAX: usize = 64 << 10;
 /// The largest body (records and footer, uncompressed) written and read, in bytes. One entry may
 /// delete millions of keys, and an entry is never split.
 pub const BODY_BYTES_MAX: usize = 1 << 30;
+/// The largest file written and read, in bytes.
+pub const FILE_BYTES_MAX: u64 = BODY_BYTES_MAX as u64 + 2 * HEADER_BYTES_MAX as u64;
 /// Bodies above this are compressed where that saves something, in bytes.
 pub const COMPRESS_ABOVE_BYTES: usize = 4 << 10;
 /// Bytes of a file's beginning that are certain to hold the header of a chunk, for a ranged read.
