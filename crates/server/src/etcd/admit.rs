@@ -44,7 +44,7 @@ impl Service {
 /// Versions as clients write them; whatever else a client sends is one label.
 fn version_label(version: &str) -> &str {
     let is_version = version.len() <= VERSION_BYTES_MAX
-        && version.starts_with(|c: char| c == '3' || c == 'v')
+        && version.starts_with(['3', 'v'])
         && version.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'v');
     // Minor releases only: patch numbers would make many lines.
     let minor = version.match_indices('.').nth(1).map_or(version, |(at, _)| &version[..at]);

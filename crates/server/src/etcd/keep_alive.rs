@@ -3,6 +3,7 @@
 use super::Service;
 use super::errors::{status, timed_out};
 use crate::grpc::call::until;
+use crate::grpc::rpc::Rpc;
 use crate::grpc::status::Status;
 use crate::grpc::streaming::{CallContext, RequestStream, ResponseSink, server_stopped};
 use netsy_api::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
@@ -24,7 +25,7 @@ pub(super) async fn keep_alive(
             () = &mut draining => return Err(server_stopped()),
         };
         let Some(request) = request else { return Ok(()) };
-        service.metrics.received(crate::grpc::rpc::Rpc::LeaseKeepAlive);
+        service.metrics.received(Rpc::LeaseKeepAlive);
         // etcd takes the header before it renews.
         let header = service.header();
         let deadline = Instant::now() + service.limits.request_timeout;
@@ -33,6 +34,6 @@ pub(super) async fn keep_alive(
         // A lease that is gone is told by a time to live of 0.
         let answer = LeaseKeepAliveResponse { header: Some(header), id: request.id, ttl: ttl.unwrap_or(0) };
         sink.send(&answer).await?;
-        service.metrics.sent(crate::grpc::rpc::Rpc::LeaseKeepAlive);
+        service.metrics.sent(Rpc::LeaseKeepAlive);
     }
 }

@@ -7,6 +7,7 @@ use super::{Service, apart};
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::Body;
 use crate::grpc::status::Status;
+use futures::FutureExt;
 use netsy_api::etcdserverpb::request_op::Request;
 use netsy_api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
@@ -24,7 +25,7 @@ pub(super) async fn range(service: &Service, cx: UnaryContext, request: RangeReq
     let node = service.node.clone();
     let (result, slot) = if may_take_long(&request) {
         let work = async move { node.range(&request).await.map_err(status) };
-        until(cx.deadline, timed_out, apart(&cx.shared, work)).await??
+        until(cx.deadline, timed_out, apart(&cx.shared, work).boxed()).await??
     } else {
         (until(cx.deadline, timed_out, node.range(&request)).await?.map_err(status)?, None)
     };
@@ -63,7 +64,7 @@ pub(super) async fn txn(service: &Service, cx: UnaryContext, request: TxnRequest
         let node = service.node.clone();
         let ((result, revision), slot) = if has_long_range(&request) {
             let work = async move { node.read_txn(&request).await.map_err(status) };
-            until(cx.deadline, timed_out, apart(&cx.shared, work)).await??
+            until(cx.deadline, timed_out, apart(&cx.shared, work).boxed()).await??
         } else {
             (until(cx.deadline, timed_out, node.read_txn(&request)).await?.map_err(status)?, None)
         };

@@ -5,6 +5,7 @@ use super::encode::kv_len;
 use super::errors::{status, timed_out};
 use super::kv_messages::range_message;
 use crate::grpc::call::{no_message, until};
+use crate::grpc::rpc::Rpc;
 use crate::grpc::status::{Code, Status};
 use crate::grpc::streaming::{CallContext, RequestStream, ResponseSink, server_stopped};
 use netsy_api::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -25,6 +26,7 @@ pub(super) async fn range_stream(
     sink: &mut ResponseSink,
 ) -> Result<(), Status> {
     let request = requests.next().await?.ok_or_else(no_message)?;
+    service.metrics.received(Rpc::RangeStream);
     check(&request)?;
     // Long answers of one connection are bounded; see `apart`.
     let _slot = context.shared.apart.clone().acquire_owned().await.ok();
@@ -49,6 +51,7 @@ pub(super) async fn range_stream(
             sent = sink.send(&message) => sent?,
             () = context.draining() => return Err(server_stopped()),
         }
+        service.metrics.sent(Rpc::RangeStream);
     }
     Ok(())
 }

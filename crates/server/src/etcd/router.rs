@@ -59,9 +59,10 @@ impl Routes for Service {
 }
 
 fn is_grpc(incoming: &Incoming) -> bool {
-    let content_type = incoming.head.headers.get(http::header::CONTENT_TYPE);
-    incoming.head.method == Method::POST
-        && content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let content_type = incoming.head.headers.get(http::header::CONTENT_TYPE).map(|value| value.as_bytes());
+    // Parameters and the subtype of the encoding may follow; other protocols have names of their own.
+    let rest = content_type.and_then(|value| value.strip_prefix(b"application/grpc"));
+    incoming.head.method == Method::POST && rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 /// A plain HTTP request over HTTP/2.

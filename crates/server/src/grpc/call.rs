@@ -11,15 +11,16 @@ use crate::transport::Incoming;
 use crate::transport::shared::{ConnShared, Counted};
 use futures::FutureExt;
 use http::HeaderMap;
+use pin_project_lite::pin_project;
 use prost::Message;
 use std::any::Any;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 /// What one request may be and take.
 #[derive(Clone, Copy, Debug)]
@@ -53,54 +54,62 @@ pub(crate) trait CallSite: Send + Sync + 'static {
 }
 
 /// Runs one unary call to its end.
-pub(crate) async fn unary<S: CallSite, Req: Message + Default>(
+///
+/// What the future keeps across its waits is made here, outside of it: a future keeps what is moved
+/// within it twice, and each call's is copied to the heap.
+pub(crate) fn unary<S: CallSite, Req: Message + Default>(
     site: Arc<S>,
     incoming: Incoming,
     rpc: Rpc,
     handle: impl AsyncFnOnce(&S, UnaryContext, Req) -> Result<Body, Status>,
-) {
+) -> impl Future<Output = ()> {
     let started = Instant::now();
-    let metrics = site.metrics();
-    let limits = site.limits();
-    metrics.started(rpc);
+    site.metrics().started(rpc);
     let Incoming { head, body, send, shared } = incoming;
-    let _counted = Counted::unary(&shared);
-    let mut reader = MessageReader::new(body, shared.clone(), limits.message_bytes_max);
-    let responder = Responder { send, shared: shared.clone() };
-    let outcome = guarded(metrics, rpc, async {
-        let bytes = reader.next().await?.ok_or_else(no_message)?;
-        metrics.received(rpc);
-        let request_bytes = bytes.len();
-        let request = decode(bytes)?;
-        site.admit(rpc.flow(), &head.headers)?;
-        let timeout = timeout_of(&head.headers).map_or(limits.request_timeout, |t| t.min(limits.request_timeout));
-        handle(&site, UnaryContext { deadline: started + timeout, request_bytes, shared }, request).await
-    })
-    .await;
-    let code = match &outcome {
-        Ok(_) => {
-            metrics.sent(rpc);
-            Code::Ok
-        }
-        Err(status) => status.code,
-    };
-    metrics.handled(rpc, code, started.elapsed());
-    responder.finish(outcome).await;
+    let headers = head.headers;
+    let counted = Counted::unary(&shared);
+    let mut reader = MessageReader::new(body, shared.clone(), site.limits().message_bytes_max);
+    let mut responder = Responder { send, shared: shared.clone() };
+    async move {
+        let _counted = counted;
+        let outcome = AssertUnwindSafe(async {
+            let bytes = reader.next().await?.ok_or_else(no_message)?;
+            site.metrics().received(rpc);
+            let request_bytes = bytes.len();
+            let request = decode(bytes)?;
+            site.admit(rpc.flow(), &headers)?;
+            let limit = site.limits().request_timeout;
+            let timeout = timeout_of(&headers).map_or(limit, |asked| asked.min(limit));
+            let context = UnaryContext { deadline: started + timeout, request_bytes, shared: shared.clone() };
+            handle(&site, context, request).await
+        })
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(panicked(site.metrics(), rpc, &*panic)));
+        let code = match &outcome {
+            Ok(_) => {
+                site.metrics().sent(rpc);
+                Code::Ok
+            }
+            Err(status) => status.code,
+        };
+        site.metrics().handled(rpc, code, started.elapsed());
+        responder.finish(outcome).await;
+    }
 }
 
 /// Runs one streaming call to its end. It is admitted by its headers alone; the response headers
 /// leave at once, as some clients wait for them before they ask anything.
-pub(crate) async fn streaming<S: CallSite, Req: Message + Default>(
+pub(crate) fn streaming<S: CallSite, Req: Message + Default>(
     site: Arc<S>,
     incoming: Incoming,
     rpc: Rpc,
     handle: impl AsyncFnOnce(&S, CallContext, RequestStream<Req>, &mut ResponseSink) -> Result<(), Status>,
-) {
+) -> impl Future<Output = ()> {
     let started = Instant::now();
-    let metrics = site.metrics();
-    metrics.started(rpc);
+    site.metrics().started(rpc);
     let Incoming { head, body, send, shared } = incoming;
-    let _counted = Counted::stream(&shared);
+    let counted = Counted::stream(&shared);
     let reader = MessageReader::new(body, shared.clone(), site.limits().message_bytes_max);
     let context = CallContext {
         require_leader: requires_leader(&head.headers),
@@ -110,17 +119,22 @@ pub(crate) async fn streaming<S: CallSite, Req: Message + Default>(
         shared: shared.clone(),
     };
     let mut sink = ResponseSink::new(send, shared);
-    let outcome = guarded(metrics, rpc, async {
-        site.admit(rpc.flow(), &context.headers)?;
-        if rpc.flow() == Flow::BidiStream {
-            sink.open()?;
-        }
-        handle(&site, context, RequestStream::new(reader), &mut sink).await
-    })
-    .await;
-    let code = outcome.as_ref().err().map_or(Code::Ok, |status| status.code);
-    metrics.handled(rpc, code, started.elapsed());
-    sink.finish(&outcome);
+    async move {
+        let _counted = counted;
+        let outcome = AssertUnwindSafe(async {
+            site.admit(rpc.flow(), &context.headers)?;
+            if rpc.flow() == Flow::BidiStream {
+                sink.open()?;
+            }
+            handle(&site, context, RequestStream::new(reader), &mut sink).await
+        })
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(panicked(site.metrics(), rpc, &*panic)));
+        let code = outcome.as_ref().err().map_or(Code::Ok, |status| status.code);
+        site.metrics().handled(rpc, code, started.elapsed());
+        sink.finish(&outcome);
+    }
 }
 
 /// Whether the caller rather fails than waits for a leader.
@@ -128,20 +142,11 @@ pub(crate) fn requires_leader(headers: &HeaderMap) -> bool {
     headers.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
 }
 
-/// Runs a handler; a panic in it ends the call, not the connection.
-pub(crate) async fn guarded<T>(
-    metrics: &Metrics,
-    rpc: Rpc,
-    handler: impl Future<Output = Result<T, Status>>,
-) -> Result<T, Status> {
-    match AssertUnwindSafe(handler).catch_unwind().await {
-        Ok(outcome) => outcome,
-        Err(panic) => {
-            metrics.panicked();
-            tracing::error!(rpc = rpc.method(), panic = panic_text(&*panic), "a handler panicked: please report this");
-            Err(Status::internal("netsy: internal error: the handler panicked"))
-        }
-    }
+/// A panic in a handler ends the call, not the connection.
+fn panicked(metrics: &Metrics, rpc: Rpc, panic: &(dyn Any + Send)) -> Status {
+    metrics.panicked();
+    tracing::error!(rpc = rpc.method(), panic = panic_text(panic), "a handler panicked: please report this");
+    Status::internal("netsy: internal error: the handler panicked")
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
@@ -154,16 +159,32 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 /// Waits for `work` until `deadline`, then `late` is the outcome. A timer is only set when there
 /// is something to wait for.
-pub(crate) async fn until<T, F: Future<Output = T>>(
-    deadline: Instant,
-    late: impl FnOnce() -> Status,
-    work: F,
-) -> Result<T, Status> {
-    let mut work = pin!(work);
-    if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
-        return Ok(done);
+pub(crate) fn until<F: Future>(deadline: Instant, late: fn() -> Status, work: F) -> Until<F> {
+    Until { work, deadline, late, timer: None }
+}
+
+pin_project! {
+    /// See [`until`]. Written by hand, as it is part of every call: it keeps nothing twice.
+    pub(crate) struct Until<F> {
+        #[pin]
+        work: F,
+        deadline: Instant,
+        late: fn() -> Status,
+        timer: Option<Pin<Box<Sleep>>>,
     }
-    tokio::time::timeout_at(deadline, work).await.map_err(|_| late())
+}
+
+impl<F: Future> Future for Until<F> {
+    type Output = Result<F::Output, Status>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(done) = this.work.poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(*this.deadline)));
+        timer.as_mut().poll(cx).map(|()| Err((this.late)()))
+    }
 }
 
 pub(crate) fn no_message() -> Status {

@@ -62,11 +62,11 @@ impl MessageReader {
             if self.chunk.is_empty() {
                 return Ok(None);
             }
-            if let Some(length) = self.length(&self.chunk)? {
-                if self.chunk.len() >= PREFIX_BYTES + length {
-                    self.chunk.advance(PREFIX_BYTES);
-                    return Ok(Some(self.chunk.split_to(length)));
-                }
+            if let Some(length) = self.length(&self.chunk)?
+                && self.chunk.len() >= PREFIX_BYTES + length
+            {
+                self.chunk.advance(PREFIX_BYTES);
+                return Ok(Some(self.chunk.split_to(length)));
             }
         }
         while !self.chunk.is_empty() {
@@ -77,12 +77,12 @@ impl MessageReader {
             let part = self.chunk.split_to(wanted.min(self.chunk.len()));
             self.held.add(part.len())?;
             self.gathered.extend_from_slice(&part);
-            if let Some(length) = self.length(&self.gathered)? {
-                if self.gathered.len() == PREFIX_BYTES + length {
-                    self.gathered.advance(PREFIX_BYTES);
-                    self.held.release();
-                    return Ok(Some(std::mem::take(&mut self.gathered).freeze()));
-                }
+            if let Some(length) = self.length(&self.gathered)?
+                && self.gathered.len() == PREFIX_BYTES + length
+            {
+                self.gathered.advance(PREFIX_BYTES);
+                self.held.release();
+                return Ok(Some(std::mem::take(&mut self.gathered).freeze()));
             }
         }
         Ok(None)

@@ -65,7 +65,7 @@ pub(crate) struct Responder {
 
 impl Responder {
     /// Sends the answer whole. A client that has gone away is no error: there is nobody to tell.
-    pub(crate) async fn finish(mut self, outcome: Result<Body, Status>) {
+    pub(crate) async fn finish(&mut self, outcome: Result<Body, Status>) {
         self.shared.has_sent.store(true, Ordering::Relaxed);
         let body = match outcome {
             Ok(body) => body,
@@ -83,7 +83,7 @@ impl Responder {
     }
 
     /// Sends the end of the call in the only header frame.
-    pub(crate) fn refuse(mut self, status: &Status) {
+    pub(crate) fn refuse(&mut self, status: &Status) {
         let mut response = response_head();
         status.write_to(response.headers_mut());
         // An error here means that the client is gone.

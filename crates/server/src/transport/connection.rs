@@ -36,6 +36,8 @@ pub(crate) struct ConnectionLimits {
     pub(crate) connection_window_bytes: u32,
     /// Response bytes that HTTP/2 holds for one stream.
     pub(crate) stream_send_bytes_max: usize,
+    /// Calls given up before they were even looked at; more of them are an attack, and end the connection.
+    pub(crate) resets_max: usize,
     /// Size of a request's headers, as HTTP/2 counts it.
     pub(crate) header_bytes_max: u32,
     /// A silent connection is pinged after this long.
@@ -54,6 +56,7 @@ impl Default for ConnectionLimits {
             stream_window_bytes: 1 << 20,
             connection_window_bytes: 8 << 20,
             stream_send_bytes_max: 256 << 10,
+            resets_max: 200,
             header_bytes_max: 16 << 10,
             ping_after: Duration::from_secs(2 * 3600),
             ping_timeout: Duration::from_secs(20),
@@ -80,6 +83,7 @@ where
         .initial_connection_window_size(limits.connection_window_bytes)
         .max_concurrent_streams(limits.streams_max)
         .max_send_buffer_size(limits.stream_send_bytes_max)
+        .max_pending_accept_reset_streams(limits.resets_max)
         .max_header_list_size(limits.header_bytes_max);
     let greeting_wire = wire.clone();
     let mut handshake = pin!(builder.handshake::<_, Bytes>(wire.clone()));
@@ -130,12 +134,10 @@ where
 }
 
 fn h2_error(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        if let Some(io) = error.get_io() {
-            return io.kind().into();
-        }
+    match error.get_io() {
+        Some(io) => io.kind().into(),
+        None => io::Error::other(error),
     }
-    io::Error::other(error)
 }
 
 struct Driver<S, R> {
@@ -293,11 +295,11 @@ impl Keepalive {
             };
             self.timer.as_mut().reset(tokio::time::Instant::now() + next);
         }
-        if self.waiting {
-            if let Some(ping_pong) = &mut self.ping_pong {
-                // The answer itself counts as something read.
-                let _ = ping_pong.poll_pong(cx);
-            }
+        if self.waiting
+            && let Some(ping_pong) = &mut self.ping_pong
+        {
+            // The answer itself counts as something read.
+            let _ = ping_pong.poll_pong(cx);
         }
         Poll::Pending
     }

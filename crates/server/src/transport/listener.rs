@@ -151,10 +151,10 @@ fn is_per_connection(error: &io::Error) -> bool {
 }
 
 fn note_end(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        if error.is_panic() {
-            tracing::error!(%error, "a connection's task panicked; the others are not touched");
-        }
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked; the others are not touched");
     }
 }
 

@@ -69,26 +69,35 @@ impl Session {
         if self.half_closed && sink.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(cancelled()));
         }
+        let mut nothing_more = false;
         loop {
-            if let Err(status) = self.take_requests(cx) {
-                return Poll::Ready(Err(status));
-            }
+            let asked_all = match self.take_requests(cx) {
+                Ok(asked_all) => asked_all,
+                Err(status) => return Poll::Ready(Err(status)),
+            };
             while !self.sending.is_empty() {
                 ready!(sink.poll_send(cx, &mut self.sending))?;
             }
-            match self.fill(cx) {
-                Err(status) => return Poll::Ready(Err(status)),
-                Ok(()) if self.out.is_empty() => return Poll::Pending,
-                Ok(()) => self.sending = self.out.split().freeze(),
+            // Both the client and the hub will wake us.
+            if nothing_more && asked_all {
+                return Poll::Pending;
             }
+            nothing_more = match self.fill(cx) {
+                Ok(nothing_more) => nothing_more,
+                Err(status) => return Poll::Ready(Err(status)),
+            };
+            self.sending = std::mem::take(&mut self.out).freeze();
         }
     }
 
-    /// Takes in requests, unless the client leaves answers lying.
-    fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
-        while !self.half_closed && self.stream.takes_requests() {
+    /// Takes in requests, unless the client leaves answers lying. True: there are none left.
+    fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
+        while !self.half_closed {
+            if !self.stream.takes_requests() {
+                return Ok(false);
+            }
             match self.requests.poll_next(cx) {
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(true),
                 Poll::Ready(Err(status)) => return Err(status),
                 Poll::Ready(Ok(None)) => {
                     self.half_closed = true;
@@ -101,7 +110,7 @@ impl Session {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn request(&self, request: WatchRequest) {
@@ -114,18 +123,18 @@ impl Session {
         }
     }
 
-    /// Makes answers of what the hub has, up to [`OUT_BYTES`].
-    fn fill(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+    /// Makes answers of what the hub has, up to [`OUT_BYTES`]. True: it has nothing more.
+    fn fill(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
         loop {
             while self.out.len() < OUT_BYTES {
                 let Some(item) = self.items.pop_front() else { break };
                 self.put(item)?;
             }
             if self.out.len() >= OUT_BYTES {
-                return Ok(());
+                return Ok(false);
             }
             match self.stream.poll_items(cx, &mut self.items, ITEMS_BYTES) {
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(true),
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => return Err(ended(end)),
             }
@@ -144,8 +153,14 @@ impl Session {
                         return Ok(());
                     }
                     let part = std::iter::once((&*events, &delivery.selection));
+                    let before = self.out.len();
                     self.sent += self.encoder.put_events(recipient(delivery), revision, part, &mut self.out)?;
                     self.done += 1;
+                    if before == 0 {
+                        // The others' answers are about as long.
+                        let rest = self.out.len().saturating_mul(deliveries.len() - self.done);
+                        self.out.reserve(rest.min(OUT_BYTES));
+                    }
                 }
                 self.done = 0;
                 Ok(())

@@ -55,14 +55,15 @@ fn node_config(dir: &Path) -> NodeConfig {
 }
 
 pub async fn start() -> Running {
-    start_with(|_| {}, ServerConfig::default()).await
+    start_with(|_, _| {}, ServerConfig::default()).await
 }
 
-pub async fn start_with(change: impl FnOnce(&mut NodeConfig), server: ServerConfig) -> Running {
+pub async fn start_with(change: impl FnOnce(&mut NodeConfig, &mut StorageConfig), server: ServerConfig) -> Running {
     let data = tempfile::tempdir().unwrap();
-    let buckets = netsy_objects::open(&StorageConfig::file(data.path().join("bucket"))).await.unwrap();
+    let mut storage = StorageConfig::file(data.path().join("bucket"));
     let mut config = node_config(data.path());
-    change(&mut config);
+    change(&mut config, &mut storage);
+    let buckets = netsy_objects::open(&storage).await.unwrap();
     let node = Node::start(config, buckets).await.unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Server::start(server, node.clone(), any, Some(any)).await.unwrap();
