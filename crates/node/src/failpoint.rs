@@ -24,7 +24,6 @@ pub const NAMES: &[&str] = &[
     "segment.created",
     "segment.cleaned",
     "snapshot.begun",
-    "snapshot.parts-written",
     "snapshot.manifest-written",
     "snapshot.cleaned",
     "compaction.logged",

@@ -12,11 +12,11 @@ use crate::uploader::ChunkWriter;
 use netsy_api::ids::{ChunkSeq, Session};
 use netsy_localdb as localdb;
 use netsy_mvcc::Store;
-use netsy_objects::StoreError;
 use netsy_objects::object_log::{LogPoint, ObjectLog};
 use netsy_objects::read::ReadError;
 use netsy_objects::restore::RestoreError;
 use netsy_objects::{Bucket, Buckets};
+use netsy_objects::{StoreError, probe};
 use netsy_protocol::commit::CommitTracker;
 use netsy_protocol::quorum::Voter;
 use netsy_protocol::read::{ReadLease, ReadProof};
@@ -100,7 +100,7 @@ const ADOPT_TRIES_MAX: u32 = 100;
 
 pub(crate) async fn begin(config: &NodeConfig, buckets: Buckets) -> Result<Begun, StartError> {
     let bucket = buckets.data;
-    //PROBE probe::probe(&*bucket).await.map_err(|e| StartError::Probe(e.to_string()))?;
+    probe::probe(&*bucket).await.map_err(|e| StartError::Probe(e.to_string()))?;
     let manifest = Arc::new(ManifestStore::new(buckets.control));
     let (mut db, readers, identity) = open_current(config, &manifest).await?;
     let session = Session(random_128()?);
