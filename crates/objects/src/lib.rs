@@ -12,6 +12,7 @@ pub mod bucket;
 pub mod cleanup;
 pub mod config;
 mod credentials;
+pub mod fault;
 pub mod format;
 pub mod inspect;
 pub mod keys;
@@ -32,4 +33,4 @@ pub use bucket::{
     Version,
 };
 pub use config::{Encryption, Provider, StorageConfig};
-pub use provider::{Buckets, LATENCY_VARIABLE, open};
+pub use provider::{Buckets, LATENCY_VARIABLE, fs_ops, open, open_over};

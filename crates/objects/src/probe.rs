@@ -20,7 +20,7 @@ pub const PROBE_PREFIX: &str = "probe/";
 /// hardly more time than one.
 const RACES: usize = 16;
 /// Writers to each. SeaweedFS lets contenders wait their turn, for seconds if there are many.
-const CREATORS: usize = 3;
+const CREATORS: usize = 2;
 const SWAPPERS: usize = 2;
 /// A probe that is this old was killed: what it left is cleared away.
 const STALE_SECONDS: u64 = 3_600;

@@ -189,6 +189,8 @@ async fn links_that_lead_outside_are_not_followed() {
     let e = bucket.create("folder/new", Bytes::from_static(b"x")).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Refused, "{e}");
     assert!(!outside.path().join("new").exists());
+    let e = bucket.get("folder/secret").await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Refused, "{e}");
     assert!(bucket.list("", None, 10).await.unwrap().is_empty());
 }
 

@@ -1,5 +1,6 @@
 //! Every file operation of the file provider, so that a test can put a layer under it
-//! that loses whatever was not synced.
+//! that loses whatever was not synced: [`crate::open_over`]. (Its locks and the folders in
+//! `.netsy` are not objects and do not go through here.)
 //!
 //! The provider relies on these promises and no others: what `NewFile::sync` returned
 //! from survives a power cut, under the names whose folder `sync_dir` returned from
@@ -22,7 +23,7 @@ const MODE_DIR: u32 = 0o700;
 
 /// What a file is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stat {
+pub struct Stat {
     pub inode: u64,
     /// Nanoseconds since 1970.
     pub modified_ns: i64,
@@ -35,7 +36,7 @@ pub(crate) struct Stat {
 }
 
 /// A file being written under a temporary name. Its mode says pending.
-pub(crate) trait NewFile: Send {
+pub trait NewFile: Send {
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
     fn set_modified(&mut self, ns: i64) -> io::Result<()>;
     /// Content and attributes are durable.
@@ -44,18 +45,21 @@ pub(crate) trait NewFile: Send {
 }
 
 /// An open file; its content never changes.
-pub(crate) trait ReadFile: Send + Sync {
+pub trait ReadFile: Send + Sync {
     fn stat(&self) -> io::Result<Stat>;
     /// Fills `buffer` from `offset`; the count is smaller only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
-pub(crate) struct DirEntry {
+/// One name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
     pub name: String,
     pub is_dir: bool,
 }
 
-pub(crate) trait FsOps: Send + Sync + fmt::Debug {
+/// See the module.
+pub trait FsOps: Send + Sync + fmt::Debug {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn NewFile>>;
     /// Does not follow a symbolic link.
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>>;
@@ -77,8 +81,8 @@ pub(crate) trait FsOps: Send + Sync + fmt::Debug {
 }
 
 /// The operating system's.
-#[derive(Debug)]
-pub(crate) struct HostFs;
+#[derive(Debug, Clone, Copy)]
+pub struct HostFs;
 
 impl FsOps for HostFs {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn NewFile>> {

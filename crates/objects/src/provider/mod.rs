@@ -2,7 +2,7 @@
 
 pub(crate) mod cloud;
 pub(crate) mod file;
-pub(crate) mod fs_ops;
+pub mod fs_ops;
 
 use std::sync::Arc;
 
@@ -30,10 +30,7 @@ pub const LATENCY_VARIABLE: &str = "NETSY_TEST_STORE_LATENCY";
 /// before anything is relied on.
 pub async fn open(config: &StorageConfig) -> Result<Buckets> {
     let opened = match config.provider {
-        Provider::File => {
-            let bucket: Arc<dyn Bucket> = Arc::new(file::FileBucket::open(config).await?);
-            Buckets { data: Arc::clone(&bucket), control: bucket }
-        }
+        Provider::File => open_over(config, Arc::new(fs_ops::HostFs)).await?,
         Provider::S3 => cloud::open_s3(config).await?,
         Provider::Gcs => cloud::open_gcs(config).await?,
     };
@@ -46,6 +43,12 @@ pub async fn open(config: &StorageConfig) -> Result<Buckets> {
         data: Arc::new(SlowBucket::new(opened.data, latency)),
         control: Arc::new(SlowBucket::new(opened.control, latency)),
     })
+}
+
+/// [`open`] for the file provider, over another layer of file operations than the system's.
+pub async fn open_over(config: &StorageConfig, fs: Arc<dyn fs_ops::FsOps>) -> Result<Buckets> {
+    let bucket: Arc<dyn Bucket> = Arc::new(file::FileBucket::open_over(config, fs).await?);
+    Ok(Buckets { data: Arc::clone(&bucket), control: bucket })
 }
 
 fn parse_latency(text: &str) -> Result<std::time::Duration> {

@@ -5,6 +5,8 @@
 #![allow(dead_code)]
 
 pub mod fake;
+pub mod servers;
+pub mod sim_fs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -219,10 +221,15 @@ async fn listing(b: &dyn Bucket, count: usize) {
         }
     }
     assert_eq!(walked, expected);
-    let top: Vec<String> = keys(b, "", Some("log"), count + 10).await;
-    assert_eq!(top[0], "log.json");
-    assert_eq!(top[1], expected[0]);
-    assert_eq!(top[count + 1..count + 3], ["log0", "logs/1"]);
+    // Folders in folders, from a key in the middle of one.
+    let deep = ["deep/1/a", "deep/1/b", "deep/10/a", "deep/2/a/x", "deep/2/b", "deep/3"];
+    for key in deep {
+        created(b, key, "x").await;
+    }
+    for (n, key) in deep.iter().enumerate() {
+        assert_eq!(keys(b, "deep/", Some(key), 10).await, deep[n + 1..], "after {key}");
+    }
+    assert_eq!(keys(b, "", Some("deep/1/b"), 3).await, deep[2..5]);
     b.delete_many(&expected).await.unwrap();
     assert_eq!(keys(b, "log/", None, 10).await, Vec::<String>::new());
 }

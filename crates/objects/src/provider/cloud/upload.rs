@@ -36,7 +36,13 @@ pub(super) struct CloudUpload {
 }
 
 impl CloudUpload {
-    pub fn new(store: Arc<dyn ObjectStore>, path: Path, key: &str, attributes: Attributes, policy: RetryPolicy) -> Self {
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        key: &str,
+        attributes: Attributes,
+        policy: RetryPolicy,
+    ) -> Self {
         CloudUpload {
             store,
             path,

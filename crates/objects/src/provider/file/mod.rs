@@ -27,7 +27,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::fs_ops::{FsOps, HostFs};
+use super::fs_ops::FsOps;
 use crate::bucket::{
     Bucket, CreateOutcome, Download, ErrorKind, Listed, Object, Result, RetryPolicy, StoreError, SwapOutcome, Upload,
     Version, check_key, check_prefix,
@@ -53,10 +53,6 @@ pub(crate) struct FileBucket {
 }
 
 impl FileBucket {
-    pub async fn open(config: &StorageConfig) -> Result<FileBucket> {
-        Self::open_over(config, Arc::new(HostFs)).await
-    }
-
     pub async fn open_over(config: &StorageConfig, fs: Arc<dyn FsOps>) -> Result<FileBucket> {
         let (path, prefix) = (config.path.clone(), config.key_prefix.clone());
         let root = tokio::task::spawn_blocking(move || Root::open(&path, &prefix, fs))

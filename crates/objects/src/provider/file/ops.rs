@@ -48,6 +48,11 @@ fn absent(e: &io::Error) -> bool {
 /// Opens an object and makes sure that it will still be there after a power cut.
 pub(crate) fn open_durable(root: &Root, op: &'static str, key: &str) -> Result<Option<(Box<dyn ReadFile>, Stat)>> {
     let path = root.path_of(key);
+    match root.check_dirs_of(&path) {
+        Ok(()) => {}
+        Err(e) if absent(&e) => return Ok(None),
+        Err(e) => return Err(untouched(op, key, &e)),
+    }
     let file = match root.fs.open(&path) {
         Ok(file) => file,
         Err(e) if absent(&e) => return Ok(None),

@@ -3,7 +3,7 @@
 //! ```text
 //! <storage.path>/
 //!   <key prefix>/<key>          objects, exactly their bytes
-//!   .netsy/locks/00 .. 3f       flock'ed for swaps and deletes, by hash of the key
+//!   .netsy/locks/00 .. 3f       made when needed, flock'ed for swaps and deletes, by hash of the key
 //!   .netsy/tmp/<random>/.lock   flock'ed while the process that made it lives
 //!   .netsy/tmp/<random>/<n>     objects being written
 //! ```
@@ -81,9 +81,6 @@ impl Root {
         let (locks, all_temporary) = (own.join("locks"), own.join("tmp"));
         for dir in [&locks, &all_temporary] {
             std::fs::create_dir_all(dir).map_err(|e| fail("cannot hold files", e))?;
-        }
-        for n in 0..LOCKS {
-            open_lock(&lock_path(&locks, n)).map_err(|e| fail("cannot hold a lock file", e))?;
         }
         check_locking(&lock_path(&locks, 0))
             .map_err(|why| refuse(format!("storage.path {}: {why}", path.display())))?;
@@ -184,17 +181,31 @@ impl Root {
     pub fn make_dir_anew(&self, dir: &Path) -> io::Result<()> {
         self.known_dirs.lock().remove(dir);
         make_dirs(&*self.fs, dir)?;
-        // Only folders that are below the root and real ones: a link could lead outside.
-        for above in dir.ancestors().take_while(|a| *a != self.objects && a.starts_with(&self.objects)) {
-            if !self.fs.stat(above)?.is_dir {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotADirectory,
-                    format!("{} is not a folder", above.display()),
-                ));
-            }
-        }
+        self.check_dirs(dir)?;
         let inode = self.fs.sync_dir(dir)?;
         self.known_dirs.lock().insert(dir.to_path_buf(), inode);
+        Ok(())
+    }
+
+    /// The folders of an object must be folders: a link could lead outside.
+    pub fn check_dirs_of(&self, object: &Path) -> io::Result<()> {
+        match object.parent() {
+            Some(dir) if dir != self.objects && !self.known_dirs.lock().contains_key(dir) => self.check_dirs(dir),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_dirs(&self, dir: &Path) -> io::Result<()> {
+        for above in dir.ancestors().take_while(|a| *a != self.objects && a.starts_with(&self.objects)) {
+            let stat = self.fs.stat(above)?;
+            if stat.is_file {
+                return Err(io::ErrorKind::NotADirectory.into());
+            }
+            if !stat.is_dir {
+                let why = format!("{} is a link, which could lead out of storage.path", above.display());
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+            }
+        }
         Ok(())
     }
 
