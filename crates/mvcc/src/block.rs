@@ -1,10 +1,10 @@
 //! A short sorted list of keys with an item each, packed: the keys' common beginning once, the rest end to end.
 //!
 //! ```text
-//! prefix | heads: first 8 bytes of each rest, as a number | ends: where each rest ends in `rests` | rests | items
+//! prefix | heads: beginning and length of each rest, as a number | ends: where each rest ends in `rests` | rests | items
 //! ```
 //!
-//! A search compares numbers that lie side by side, and looks at one or two rests.
+//! A search compares numbers that lie side by side, and looks at a rest or two only where they are long.
 
 use std::cmp::Ordering;
 
@@ -43,11 +43,13 @@ impl KeyParts<'_> {
     }
 }
 
-/// The first 8 bytes as a number that sorts like them; shorter ones are filled up with zeros.
+/// The first 7 bytes and, in the lowest byte, the length, cut at 8: a number that sorts like the rest, and is all of it
+/// where the length says so.
 fn head(rest: &[u8]) -> u64 {
     let mut bytes = [0; 8];
-    let len = rest.len().min(8);
+    let len = rest.len().min(7);
     bytes[..len].copy_from_slice(&rest[..len]);
+    bytes[7] = rest.len().min(8) as u8;
     u64::from_be_bytes(bytes)
 }
 
@@ -105,6 +107,9 @@ impl<T> Block<T> {
         let rest = &key[shared..];
         let wanted = head(rest);
         let mut low = self.heads.partition_point(|h| *h < wanted);
+        if rest.len() < 8 {
+            return if self.heads.get(low) == Some(&wanted) { Ok(low) } else { Err(low) };
+        }
         let mut high = low;
         while high < self.heads.len() && self.heads[high] == wanted {
             high += 1;

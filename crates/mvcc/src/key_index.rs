@@ -13,7 +13,7 @@ pub(crate) const SLOT_NONE: u32 = u32::MAX;
 /// Says in [`Version::slot`] that the value is empty.
 pub(crate) const SLOT_EMPTY: u32 = u32::MAX - 1;
 /// Keys in a leaf at most.
-const LEAF_KEYS_MAX: usize = if cfg!(test) { 6 } else { 64 };
+const LEAF_KEYS_MAX: usize = if cfg!(test) { 6 } else { 32 };
 /// Leaves with fewer keys are joined with a neighbour where both fit into three quarters of one.
 const LEAF_KEYS_MIN: usize = LEAF_KEYS_MAX / 4;
 /// Leaves in a branch at most.
@@ -173,7 +173,7 @@ type Leaf = Block<Version>;
 struct Branch {
     /// Not above its keys, and above those of the branch before; empty in the first.
     start: Box<[u8]>,
-    leaves: Block<Box<Leaf>>,
+    leaves: Block<Leaf>,
 }
 
 /// All keys. No leaf and no branch is empty.
@@ -202,11 +202,11 @@ impl KeyIndex {
     }
 
     fn leaf(&self, place: Place) -> Option<&Leaf> {
-        self.branches.get(place.branch)?.leaves.item(place.leaf).map(|leaf| &**leaf)
+        self.branches.get(place.branch)?.leaves.item(place.leaf)
     }
 
     fn leaf_mut(&mut self, place: Place) -> Option<&mut Leaf> {
-        self.branches.get_mut(place.branch)?.leaves.item_mut(place.leaf).map(|leaf| &mut **leaf)
+        self.branches.get_mut(place.branch)?.leaves.item_mut(place.leaf)
     }
 
     fn next_leaf(&self, place: Place) -> Option<Place> {
@@ -244,7 +244,7 @@ impl KeyIndex {
     ) -> Option<Version> {
         let Some(place) = self.place(key) else {
             finish(&mut version, None);
-            let (mut leaf, mut leaves) = (Box::new(Leaf::new()), Block::new());
+            let (mut leaf, mut leaves) = (Leaf::new(), Block::new());
             leaf.insert(0, key, version);
             leaves.insert(0, key, leaf);
             self.branches.push(Branch { start: Box::default(), leaves });
@@ -286,7 +286,7 @@ impl KeyIndex {
             branch.leaves.insert(0, &first, leaf);
         }
         let start = tail.key(0).to_vec();
-        branch.leaves.insert(place.leaf + 1, &start, Box::new(tail));
+        branch.leaves.insert(place.leaf + 1, &start, tail);
         if branch.leaves.is_over(BRANCH_LEAVES_MAX) {
             let len = branch.leaves.len();
             let last = place.branch + 1 == self.branches.len();
@@ -328,7 +328,7 @@ impl KeyIndex {
         } else if here < LEAF_KEYS_MIN && next.saturating_add(here) <= LEAF_KEYS_MAX * 3 / 4 {
             let next = branch.leaves.remove(place.leaf + 1);
             if let Some(leaf) = branch.leaves.item_mut(place.leaf) {
-                leaf.append(*next);
+                leaf.append(next);
             }
             self.split_leaf(place);
         }

@@ -75,10 +75,16 @@ impl Lessor {
         );
     }
 
-    /// Takes a lease out, its time included.
+    /// Takes a lease out; it keeps its times, should it come back.
     pub(crate) fn remove(&mut self, id: LeaseId) -> Option<Lease> {
-        self.set_deadline(id, None, None);
-        self.leases.remove(&id)
+        let lease = self.leases.remove(&id)?;
+        if let Some(due) = lease.due_ms {
+            self.due.remove(&(due, id));
+        }
+        if let Some(due) = lease.checkpoint_due_ms {
+            self.checkpoint_due.remove(&(due, id));
+        }
+        Some(lease)
     }
 
     /// Keeps a lease that the entry `by` revoked for readers and for a rollback.

@@ -4,9 +4,9 @@ mod common;
 
 use common::model::{Keys, Kv, OpOut, State};
 use common::{Harness, config};
+use netsy_api::etcdserverpb::compare::TargetUnion;
 use netsy_api::etcdserverpb::request_op::Request;
 use netsy_api::etcdserverpb::{Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
-use netsy_api::etcdserverpb::compare::TargetUnion;
 use netsy_api::ids::{LeaseId, LogIndex, Position, Revision, UnixMillis};
 use netsy_mvcc::*;
 use proptest::prelude::*;
@@ -20,8 +20,14 @@ enum Step {
     Visible(u64),
     /// Drop this part (of 4) of what is not visible.
     Rollback(u64),
-    Compact { budget: usize, steps: usize },
-    Read { request: RangeRequest, budget: usize },
+    Compact {
+        budget: usize,
+        steps: usize,
+    },
+    Read {
+        request: RangeRequest,
+        budget: usize,
+    },
     /// Begin a long read, or go on with it.
     LongRead(Option<RangeRequest>),
     Hash,
@@ -302,8 +308,7 @@ impl World {
             let fixed = at_start.unwrap_or_else(|| self.shown().clone());
             match reader.step(&self.h.store, 1) {
                 Ok(true) => {
-                    let values: Vec<_> =
-                        reader.wanted().into_iter().map(|at| self.h.db.value(at).unwrap()).collect();
+                    let values: Vec<_> = reader.wanted().into_iter().map(|at| self.h.db.value(at).unwrap()).collect();
                     reader.fill(values);
                     assert_eq!(Ok(self.h.range_out(&reader.finish())), fixed.range(&request), "{request:?}");
                 }
@@ -350,7 +355,8 @@ impl World {
             assert_eq!(leases, shown.leases.keys().copied().collect::<Vec<_>>());
             for (id, ttl) in &shown.leases {
                 assert_eq!(store.lease(LeaseId(*id), 0).unwrap().granted_seconds, *ttl);
-                let keys: Vec<_> = shown.keys().values().filter(|kv| kv.lease == *id).map(|kv| kv.key.clone()).collect();
+                let keys: Vec<_> =
+                    shown.keys().values().filter(|kv| kv.lease == *id).map(|kv| kv.key.clone()).collect();
                 assert_eq!(store.lease_keys(LeaseId(*id)), keys);
             }
         }
@@ -374,7 +380,10 @@ impl World {
             let found = reader.finish().kvs;
             assert_eq!(found.len(), keys.len());
             for (kv, expected) in found.iter().zip(keys.values()) {
-                assert_eq!((&kv.key[..], kv.version, kv.mod_revision.0), (&expected.key[..], expected.version, expected.modified));
+                assert_eq!(
+                    (&kv.key[..], kv.version, kv.mod_revision.0),
+                    (&expected.key[..], expected.version, expected.modified)
+                );
             }
         }
         for kv in shown.keys().values() {

@@ -105,8 +105,7 @@ impl Harness {
     }
 
     pub fn grant(&mut self, id: i64, ttl: i64) -> Result<Outcome, Error> {
-        let request =
-            WriteRequest::LeaseGrant { id: LeaseId(id), ttl_seconds: ttl, candidates: vec![], now_ms: 0 };
+        let request = WriteRequest::LeaseGrant { id: LeaseId(id), ttl_seconds: ttl, candidates: vec![], now_ms: 0 };
         self.write(request).map(|done| done.outcome)
     }
 

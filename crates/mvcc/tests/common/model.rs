@@ -163,10 +163,8 @@ fn range(keys: &Keys, r: &RangeRequest, header: i64) -> RangeOut {
         return RangeOut { kvs: vec![], more: false, count, header };
     }
     let limit = if r.limit > 0 { r.limit as usize } else { usize::MAX };
-    let filtered = r.min_mod_revision != 0
-        || r.max_mod_revision != 0
-        || r.min_create_revision != 0
-        || r.max_create_revision != 0;
+    let filtered =
+        r.min_mod_revision != 0 || r.max_mod_revision != 0 || r.min_create_revision != 0 || r.max_create_revision != 0;
     let by_key_ascending = r.sort_target == 0 && r.sort_order == 1;
     let mut kvs = all;
     if limit != usize::MAX && !filtered && (r.sort_order == 0 || by_key_ascending) {
