@@ -2,20 +2,29 @@
 //!
 //! In this order: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, the one that
 //! `gcloud auth application-default login` writes, the machine's metadata service.
+//! `object_store` reads keys of service accounts and users' own credentials; the other kinds of
+//! file (`external_account`: workload identity federation; `impersonated_service_account`)
+//! need feature `gcp-external-account`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use object_store::StaticCredentialProvider;
 use object_store::gcp::{GcpCredential, GcpCredentialProvider, GoogleCloudStorageBuilder};
 
-use super::retry;
+use super::{env, retry};
 use crate::bucket::{Result, StoreError};
 use crate::provider::{Wire, chain};
 
-/// `endpoint`: one without TLS is an emulator's, on which no token is spent.
+/// `endpoint`: one without TLS is an emulator's, which is given no real token.
 pub(crate) async fn provider(endpoint: Option<&str>, wire: &Wire) -> Result<GcpCredentialProvider> {
     if endpoint.is_some_and(|e| e.starts_with("http://")) {
         return Ok(Arc::new(StaticCredentialProvider::new(GcpCredential { bearer: "emulator".into() })));
+    }
+    if let Some((path, kind)) = file_kind()?
+        && !matches!(kind.as_str(), "service_account" | "authorized_user")
+    {
+        return other_kind(&path, &kind);
     }
     let built = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name("unused")
@@ -24,4 +33,84 @@ pub(crate) async fn provider(endpoint: Option<&str>, wire: &Wire) -> Result<GcpC
         .build();
     let store = built.map_err(|e| StoreError::refused("open", "", chain(&e)))?;
     Ok(Arc::clone(store.credentials()))
+}
+
+/// The file of credentials, if there is one, and the `type` it says it is of.
+fn file_kind() -> Result<Option<(PathBuf, String)>> {
+    let (path, named) = match env("GOOGLE_APPLICATION_CREDENTIALS") {
+        Some(path) => (PathBuf::from(path), true),
+        None => match env("HOME") {
+            Some(home) => (PathBuf::from(home).join(".config/gcloud/application_default_credentials.json"), false),
+            None => return Ok(None),
+        },
+    };
+    let refuse =
+        |why: String| StoreError::refused("open", "", format_args!("Google credentials {}: {why}", path.display()));
+    let text = match std::fs::read(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(None),
+        read => read.map_err(|e| refuse(e.to_string()))?,
+    };
+    // Of its content nothing but the type may come into a message.
+    let file: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|e| refuse(format!("not JSON (line {}, column {})", e.line(), e.column())))?;
+    match file.get("type").and_then(serde_json::Value::as_str) {
+        Some(kind) => Ok(Some((path, kind.to_string()))),
+        None => Err(refuse("it has no \"type\"".into())),
+    }
+}
+
+#[cfg(not(feature = "gcp-external-account"))]
+fn other_kind(path: &std::path::Path, kind: &str) -> Result<GcpCredentialProvider> {
+    let what = "which this build of netsy cannot read (cargo feature gcp-external-account)";
+    Err(StoreError::refused("open", "", format_args!("Google credentials {}: type {kind:?}, {what}", path.display())))
+}
+
+#[cfg(feature = "gcp-external-account")]
+fn other_kind(path: &std::path::Path, kind: &str) -> Result<GcpCredentialProvider> {
+    external::provider(path, kind)
+}
+
+#[cfg(feature = "gcp-external-account")]
+mod external {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use google_cloud_auth::credentials::{AccessTokenCredentials, Builder};
+    use object_store::CredentialProvider;
+    use object_store::gcp::{GcpCredential, GcpCredentialProvider};
+
+    use crate::bucket::{Result, StoreError};
+    use crate::provider::chain;
+
+    const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_write";
+
+    pub(super) fn provider(path: &Path, kind: &str) -> Result<GcpCredentialProvider> {
+        let name = format!("Google credentials {} of type {kind:?}", path.display());
+        let built = Builder::default().with_scopes([SCOPE]).build_access_token_credentials();
+        let credentials = built.map_err(|e| StoreError::refused("open", "", format_args!("{name}: {}", chain(&e))))?;
+        Ok(Arc::new(Bridge { credentials, name }))
+    }
+
+    /// Keeps no tokens itself: the library does, and replaces them in time.
+    #[derive(Debug)]
+    struct Bridge {
+        credentials: AccessTokenCredentials,
+        name: String,
+    }
+
+    #[async_trait]
+    impl CredentialProvider for Bridge {
+        type Credential = GcpCredential;
+
+        async fn get_credential(&self) -> object_store::Result<Arc<GcpCredential>> {
+            match self.credentials.access_token().await {
+                Ok(token) => Ok(Arc::new(GcpCredential { bearer: token.token })),
+                Err(e) => Err(object_store::Error::Generic {
+                    store: "GCS",
+                    source: format!("{}: no token can be had: {}", self.name, chain(&e)).into(),
+                }),
+            }
+        }
+    }
 }

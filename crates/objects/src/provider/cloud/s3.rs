@@ -20,13 +20,13 @@ pub(crate) async fn open(config: &StorageConfig) -> Result<Buckets> {
         let why = "storage.bucket_name is empty: set the bucket the cluster keeps its data in";
         return Err(StoreError::refused("open", "", why));
     }
-    let setup = Setup::new(config)?;
-    let credentials =
-        credentials::aws::provider(config, &setup.plain_builder(), &setup.wire_for(credentials::TIMEOUT)?).await?;
+    let mut setup = Setup::new(config)?;
+    let found = credentials::aws::provider(&setup.plain_builder(), &setup.wire_for(credentials::TIMEOUT)?).await?;
+    setup.profile_region = found.region;
     Ok(Buckets {
-        data: Arc::new(setup.bucket(Limits::data(config), &credentials, setup.class.clone())?),
+        data: Arc::new(setup.bucket(Limits::data(config), &found.provider, setup.class.clone())?),
         // Small and rewritten all the time: not for a class that bills by the month.
-        control: Arc::new(setup.bucket(Limits::control(config), &credentials, None)?),
+        control: Arc::new(setup.bucket(Limits::control(config), &found.provider, None)?),
     })
 }
 
@@ -39,6 +39,7 @@ struct Setup<'a> {
     dialect: Dialect,
     class: Option<String>,
     extra_roots: Option<Vec<u8>>,
+    profile_region: Option<String>,
 }
 
 impl<'a> Setup<'a> {
@@ -79,7 +80,17 @@ impl<'a> Setup<'a> {
                 Some(read.map_err(|e| refuse(format!("{CA_BUNDLE} names {path:?}, which cannot be read: {e}")))?)
             }
         };
-        Ok(Setup { config, prefix: prefix_of(config)?, endpoint, allow_http, path_style, dialect, class, extra_roots })
+        Ok(Setup {
+            config,
+            prefix: prefix_of(config)?,
+            endpoint,
+            allow_http,
+            path_style,
+            dialect,
+            class,
+            extra_roots,
+            profile_region: None,
+        })
     }
 
     fn wire_for(&self, timeout: std::time::Duration) -> Result<Wire> {
@@ -96,7 +107,9 @@ impl<'a> Setup<'a> {
             .with_s3_express(self.dialect == Dialect::S3Express)
             // One plain DELETE per key: not every store has the call for many.
             .with_disable_bulk_delete(true);
-        if let Some(region) = &self.config.region {
+        let in_environment = ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().any(|v| std::env::var_os(v).is_some());
+        let of_profile = self.profile_region.as_ref().filter(|_| !in_environment);
+        if let Some(region) = self.config.region.as_ref().or(of_profile) {
             builder = builder.with_region(region);
         }
         if let Some(endpoint) = &self.endpoint {

@@ -74,6 +74,12 @@ impl Wire {
         Ok(Wire { client: builder.build().map_err(fail)?, timeout })
     }
 
+    /// For other libraries that call the provider's services.
+    #[cfg(feature = "aws-profile")]
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
     fn time_for(&self, body: u64) -> Duration {
         self.timeout + Duration::from_millis(body.saturating_mul(1_000) / SLOWEST_BYTES_PER_SECOND)
     }
