@@ -68,8 +68,7 @@ impl Histories {
         match self.lists.get_mut(newest.history as usize) {
             Some(list) => list.push(before),
             None => {
-                let mut list = Vec::with_capacity(1);
-                list.push(before);
+                let list = vec![before];
                 newest.history = match self.free.pop() {
                     Some(at) => {
                         self.lists[at as usize] = list;

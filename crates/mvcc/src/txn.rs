@@ -25,7 +25,7 @@ impl Store {
         }
         let path = Compares { store: self, at, values, budget: &mut budget }.path(txn)?;
         let ops = branch(txn, &path, &mut 0);
-        check_ranges(self, ops, &path, &mut 1, (at, self.visible.compact))?;
+        check_ranges(ops, &path, &mut 1, (at, self.visible.compact))?;
         let mut responses = Vec::with_capacity(ops.len());
         for op in ops {
             if let Some(Request::RequestRange(range)) = &op.request {
@@ -44,7 +44,7 @@ pub(crate) fn run(effects: &mut Effects<'_>, txn: &TxnRequest, values: &dyn Valu
     let path = Compares { store, at: before.revision, values, budget: &mut budget }.path(txn)?;
     let ops = branch(txn, &path, &mut 0);
     check_puts(store, ops, &path, &mut 1)?;
-    check_ranges(store, ops, &path, &mut 1, (before.revision, before.compact))?;
+    check_ranges(ops, &path, &mut 1, (before.revision, before.compact))?;
     Run { effects, values, path: &path, budget }.txn(txn, &mut 0)
 }
 
@@ -78,7 +78,6 @@ fn check_puts(store: &Store, ops: &[RequestOp], path: &Path, at: &mut usize) -> 
 
 /// Revisions are checked against the state before the transaction, negative ones like any other.
 fn check_ranges(
-    store: &Store,
     ops: &[RequestOp],
     path: &Path,
     at: &mut usize,
@@ -96,7 +95,7 @@ fn check_ranges(
             }
             Some(Request::RequestTxn(txn)) => {
                 let ops = branch(txn, path, at);
-                check_ranges(store, ops, path, at, (current, compact))?;
+                check_ranges(ops, path, at, (current, compact))?;
             }
             _ => {}
         }

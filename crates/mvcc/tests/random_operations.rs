@@ -338,7 +338,7 @@ impl World {
         self.h.settle();
         self.replica.set_visible(self.replica.last_index());
         self.visible = self.states.len() - 1;
-        let mut store = self.h.reload(self.visible % 2 == 0);
+        let mut store = self.h.reload(self.visible.is_multiple_of(2));
         std::mem::swap(&mut self.h.store, &mut store);
         assert_eq!(self.h.store.lease_count(), store.lease_count());
     }
@@ -393,6 +393,7 @@ impl World {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "how long to try is no input of the state machine")]
 fn cases() -> u32 {
     std::env::var("NETSY_PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(400)
 }
