@@ -1,11 +1,11 @@
 //! Moves pages from the write-ahead log into the database, off the commit path.
 //!
-//! A thread with its own connection checkpoints once the log has [`STEP_FRAMES`]. What the writer adds
-//! meanwhile keeps the log from ever being empty, and only an empty log is begun anew from its start; so when
-//! the log has [`TURN_FRAMES`], the thread holds the writer's gate for the little that is left after a
-//! checkpoint beside it. The file stays as long as it is: overwriting blocks that exist is cheap to sync.
+//! A thread with its own connection checkpoints, and syncs the database, each time the log has [`STEP_FRAMES`]
+//! more. What the writer adds meanwhile keeps the log from ever being empty, and only an empty log is begun anew
+//! from its start; so when the log has [`TURN_FRAMES`], the thread repeats this until little is left, and holds
+//! the writer's gate for that. The file stays as long as it is: overwriting blocks that exist is cheap to sync.
 
-use crate::connection::{PAGE_BYTES, Role, checkpoint_passive, open};
+use crate::connection::{PAGE_BYTES, Role, checkpoint_passive, open, sync_database};
 use crate::folder::Folder;
 use crate::{Error, files};
 use parking_lot::{Condvar, Mutex};
@@ -15,12 +15,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
+/// Tests that lose power are to meet checkpoints and new beginnings of the log often.
+const OFTEN: bool = cfg!(feature = "crashfs");
+
 /// Frames added to the log that call for a checkpoint beside the writer.
-pub(crate) const STEP_FRAMES: u32 = 2_000;
+pub(crate) const STEP_FRAMES: u32 = if OFTEN { 60 } else { 3_000 };
 /// Frames from which on the log is to begin anew.
-pub(crate) const TURN_FRAMES: u32 = 4_000;
+pub(crate) const TURN_FRAMES: u32 = if OFTEN { 150 } else { 6_000 };
+/// Frames that may be left for the moment in which the writer has to wait ...
+const LEFT_FRAMES_MAX: u32 = if OFTEN { 10 } else { 200 };
+/// ... unless it adds them faster than that many checkpoints take them away.
+const PASSES_MAX: u32 = 4;
 /// Frames the file has room for from the beginning.
-const ROOM_FRAMES: u64 = 6_000;
+const ROOM_FRAMES: u64 = if OFTEN { 200 } else { 7_500 };
 /// Header of a frame and of the file.
 const FRAME_HEADER_BYTES: u64 = 24;
 const WAL_HEADER_BYTES: u64 = 32;
@@ -132,13 +139,15 @@ fn run(state: &WalState, database: &Path) {
 }
 
 fn step(state: &WalState, connection: &Connection) -> rusqlite::Result<()> {
-    let first = checkpoint_passive(connection)?;
-    if first.frames < TURN_FRAMES {
-        return Ok(());
-    }
-    // Shrinks what is left for the moment in which the writer has to wait.
-    if state.frames.load(Ordering::Acquire).saturating_sub(first.done) > STEP_FRAMES / 4 {
-        checkpoint_passive(connection)?;
+    for _ in 0..PASSES_MAX {
+        let moved = checkpoint_passive(connection)?;
+        sync_database(connection)?;
+        if moved.frames < TURN_FRAMES {
+            return Ok(());
+        }
+        if state.frames.load(Ordering::Acquire).saturating_sub(moved.done) <= LEFT_FRAMES_MAX {
+            break;
+        }
     }
     let _writer_waits = state.gate.lock();
     checkpoint_passive(connection)?;

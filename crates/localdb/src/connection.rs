@@ -175,3 +175,25 @@ pub(crate) fn system_errno(conn: &Connection) -> i32 {
     // SAFETY: the handle is open for as long as `conn` is borrowed.
     unsafe { ffi::sqlite3_system_errno(conn.handle()) }
 }
+
+/// Makes what checkpoints have moved into the database durable. SQLite does so itself only at the end of one that
+/// moved everything, which is when the writer has to wait.
+pub(crate) fn sync_database(conn: &Connection) -> rusqlite::Result<()> {
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    // SAFETY: the handle is open; for this operation SQLite stores one pointer, to a file that stays open as long as
+    // the connection, which nobody else uses during the call.
+    let code = unsafe {
+        let code = ffi::sqlite3_file_control(
+            conn.handle(),
+            c"main".as_ptr(),
+            ffi::SQLITE_FCNTL_FILE_POINTER,
+            std::ptr::from_mut(&mut file).cast(),
+        );
+        match (code, file.as_ref().and_then(|open| open.pMethods.as_ref()).and_then(|methods| methods.xSync)) {
+            (ffi::SQLITE_OK, Some(sync)) => sync(file, ffi::SQLITE_SYNC_NORMAL),
+            (ffi::SQLITE_OK, None) => ffi::SQLITE_NOTFOUND,
+            (code, _) => code,
+        }
+    };
+    if code == ffi::SQLITE_OK { Ok(()) } else { Err(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None)) }
+}

@@ -390,7 +390,7 @@ fn the_write_ahead_log_begins_anew_instead_of_growing() {
     let mut turns = 0;
     let mut before = 0;
     let value = "v".repeat(12_000);
-    for n in 1..=3_000_u64 {
+    for n in 1..=5_000_u64 {
         commit(&mut writer, &[(Position(n), entry(n, 1, n as i64 + 1, vec![put("k", &value, n as i64 + 1)]))]);
         turns += u32::from(writer.wal_frames() < before);
         before = writer.wal_frames();

@@ -272,7 +272,7 @@ fn run_until(role: &str, folder: &Path, operations: usize) -> (u64, bool) {
     );
     let text = String::from_utf8_lossy(&output.stdout);
     let acks = text.lines().filter_map(|line| line.strip_prefix("ack ")).filter_map(|text| text.parse().ok());
-    (acks.last().unwrap_or(0), output.status.success())
+    (acks.max().unwrap_or(0), output.status.success())
 }
 
 fn loss(round: u64) -> Loss {
