@@ -93,7 +93,8 @@ pub(super) struct Stream {
     pub(super) queue: Arc<StreamQueue>,
     pub(super) ids: HashMap<i64, u32>,
     next_id: i64,
-    parked: Vec<u32>,
+    /// Slot and uid of watchers that wait for room; some may be gone.
+    parked: Vec<(u32, u64)>,
     pending: Vec<Pending>,
     require_leader: bool,
     /// When its quiet watchers are told the revision next, if any wants it.
@@ -314,7 +315,6 @@ impl State {
     pub(super) fn remove(&mut self, slot: u32, id: i64) -> bool {
         let Some(stream) = self.stream(slot) else { return false };
         let Some(at) = stream.ids.remove(&id) else { return false };
-        stream.parked.retain(|&parked| parked != at);
         self.set_phase(at, Phase::Dead);
         self.watchers[at as usize] = None;
         self.free_watchers.push(at);
@@ -363,9 +363,9 @@ impl State {
     /// A watcher waits until its stream has room; the stream's queue must not be empty.
     pub(super) fn park(&mut self, at: u32, next: Revision) {
         self.set_phase(at, Phase::Parked { next });
-        let Some(slot) = self.watchers[at as usize].as_ref().map(|w| w.stream) else { return };
+        let Some((slot, uid)) = self.watchers[at as usize].as_ref().map(|w| (w.stream, w.uid)) else { return };
         if let Some(stream) = self.stream(slot) {
-            stream.parked.push(at);
+            stream.parked.push((at, uid));
             stream.queue.append().park();
         }
     }
@@ -390,12 +390,17 @@ impl State {
     pub(super) fn unpark(&mut self, slot: u32) -> bool {
         let Some(stream) = self.stream(slot) else { return false };
         let parked = std::mem::take(&mut stream.parked);
-        for &at in &parked {
-            if let Some(Watcher { phase: Phase::Parked { next }, .. }) = self.watchers[at as usize] {
-                self.wait(at, next, None);
+        let mut any = false;
+        for (at, uid) in parked {
+            match &self.watchers[at as usize] {
+                Some(Watcher { phase: Phase::Parked { next }, uid: same, .. }) if *same == uid => {
+                    self.wait(at, *next, None);
+                    any = true;
+                }
+                _ => {}
             }
         }
-        !parked.is_empty()
+        any
     }
 
     /// The watcher whose turn it is, and up to `max` that wait and go on where it does or later.
