@@ -39,6 +39,8 @@ pub struct NodeConfig {
     pub compaction_interval: Duration,
     /// How much history automatic compaction keeps.
     pub compaction_retention: Duration,
+    /// How often a watcher that asked for it and had no event is told how far it is.
+    pub watch_progress_interval: Duration,
     /// A graceful stop's limit.
     pub drain_timeout: Duration,
     /// `limits.request_bytes_max`: a larger write is refused.

@@ -138,7 +138,11 @@ impl Node {
         let held_locally = watch::Sender::new(point.last_index);
         let store = SharedStore::new(store);
         let history = Arc::new(StoreHistory::new(store.clone(), readers.clone()));
-        let hub = WatchHub::start(history, visible, WatchOptions::default())?;
+        let hub = WatchHub::start(
+            history,
+            visible,
+            WatchOptions { progress_notify_interval: config.watch_progress_interval, ..WatchOptions::default() },
+        )?;
         let metrics = Arc::new(Metrics::default());
         let publisher = Publisher::new(tracker, me, store.clone(), hub.clone());
         let uploads = Uploads::new(point);

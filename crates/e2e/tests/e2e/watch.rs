@@ -187,16 +187,21 @@ async fn prev_kv_of_history() {
 async fn fragments_of_a_large_revision() {
     let server = Server::start().await;
     let client = server.client().await;
-    // Many revisions whose events are far larger together than one message may be.
     for at in 0..12 {
         client.put(format!("k/{at:02}"), vec![b'v'; 700 << 10]).await;
     }
+    // One revision whose events, with what was there before, are far larger than one message may be.
     let mut stream = client.watch().await;
-    stream.add(pb::WatchCreateRequest { start_revision: 2, fragment: true, ..watch_prefix("k/") }).await;
+    let last = client.get("k/11").await.expect("put").mod_revision;
+    stream
+        .add(pb::WatchCreateRequest { start_revision: last + 1, fragment: true, prev_kv: true, ..watch_prefix("k/") })
+        .await;
+    client.delete_range(delete_range("k/", "k0")).await.expect("delete");
     let (mut events, mut fragments, mut headers) = (Vec::new(), 0, Vec::new());
     while events.len() < 12 {
         let answer = stream.next().await;
-        let bytes: usize = answer.events.iter().map(|event| event.kv.as_ref().map_or(0, |kv| kv.value.len())).sum();
+        let bytes: usize =
+            answer.events.iter().map(|event| event.prev_kv.as_ref().map_or(0, |kv| kv.value.len())).sum();
         assert!(bytes <= 3 << 20, "a fragment of {bytes} bytes");
         fragments += usize::from(answer.fragment);
         headers.push((revision(&answer.header), answer.fragment));
@@ -208,7 +213,7 @@ async fn fragments_of_a_large_revision() {
     assert!(!headers[headers.len() - 1].1, "the last fragment says so");
 
     let mut whole = client.watch().await;
-    whole.add(pb::WatchCreateRequest { start_revision: 2, ..watch_prefix("k/") }).await;
+    whole.add(pb::WatchCreateRequest { start_revision: last + 1, prev_kv: true, ..watch_prefix("k/") }).await;
     assert!(!whole.next().await.fragment, "nobody asked for fragments");
 }
 

@@ -131,6 +131,7 @@ fn node_config(
         snapshot_retention: cluster.snapshot_retention,
         compaction_interval: cluster.compaction_interval,
         compaction_retention: cluster.compaction_retention,
+        watch_progress_interval: cluster.watch_progress_interval,
         drain_timeout: cluster.drain_timeout,
         request_bytes_max: cluster.request_bytes_max,
         txn_ops_max: cluster.txn_ops_max,

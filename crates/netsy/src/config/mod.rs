@@ -32,6 +32,7 @@ pub struct ClusterConfig {
     pub snapshot_retention: Duration,
     pub compaction_interval: Duration,
     pub compaction_retention: Duration,
+    pub watch_progress_interval: Duration,
     pub drain_timeout: Duration,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
@@ -120,6 +121,7 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
         snapshot_retention: r.duration("snapshot.retention", Duration::from_secs(86_400)),
         compaction_interval: r.duration("compaction_interval", Duration::from_secs(300)),
         compaction_retention: r.duration("compaction_retention", Duration::from_secs(300)),
+        watch_progress_interval: r.duration("watch_progress_interval", Duration::from_secs(600)),
         drain_timeout: r.duration("drain_timeout", Duration::from_secs(30)),
         request_bytes_max: r.bytes("limits.request_bytes_max", 1_572_864) as usize,
         txn_ops_max: r.number("limits.txn_ops_max", 128, 1, 1_000_000) as usize,
@@ -134,6 +136,9 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
     }
     if config.heartbeat_interval < Duration::from_millis(10) {
         r.refuse("heartbeat_interval", "must be at least \"10ms\"");
+    }
+    if config.watch_progress_interval < Duration::from_millis(100) {
+        r.refuse("watch_progress_interval", "must be at least \"100ms\"");
     }
     if config.chunk_age.is_zero() {
         r.refuse("replication.chunk_buffer.threshold_age", "must be more than 0");

@@ -100,11 +100,13 @@ impl Shared {
 
     /// Reads some history for the watcher whose turn it is and for others that can use the same.
     pub(super) fn replay_round(&self) -> Round {
+        // Recent events carry their previous key-values; those below the compaction are not to be told any more.
+        let compacted = self.history.compact_revision();
         let (targets, source) = {
             let mut state = self.state.lock();
             let targets = take_targets(&mut state, self.options.replay_watchers_max);
             let Some(first) = targets.first() else { return Round::Idle };
-            let source = if state.recent.covers(first.next) {
+            let source = if first.next > compacted && state.recent.covers(first.next) {
                 Source::Recent(recent_from(&state, first.next, self.options.replay_batch_bytes_max))
             } else {
                 Source::Database { until: state.published }

@@ -29,9 +29,10 @@ pub(super) async fn node_status(service: &Service, _: UnaryContext, _: StatusReq
         version: versions::SERVER.to_owned(),
         db_size: status.db_size as i64,
         leader: status.leader_member_id,
-        raft_index: status.index.0,
+        // etcd counts an entry for each election, too: so does netsy, whose terms begin with a seal (R4).
+        raft_index: status.index.0 + status.term.0,
         raft_term: status.term.0,
-        raft_applied_index: status.applied_index.0,
+        raft_applied_index: status.applied_index.0 + status.term.0,
         errors,
         db_size_in_use: status.db_size_in_use as i64,
         is_learner: false,
