@@ -104,6 +104,11 @@ impl FakeStore {
         self.state.objects.lock().open_uploads()
     }
 
+    /// The last call's `authorization` header and session token, which nothing checks.
+    pub fn last_authorization(&self) -> String {
+        self.state.authorization.lock().clone()
+    }
+
     /// Calls so far that were of this kind, faulty ones included.
     pub fn calls(&self, calls: &Calls) -> u64 {
         self.state.seen.lock().iter().filter(|(op, key)| calls.matches(*op, key)).count() as u64

@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub page_size: Mutex<usize>,
     pub conditions: Mutex<Conditions>,
     pub seen: Mutex<Vec<(Op, String)>>,
+    /// Of the last call: who made it, for tests of credentials.
+    pub authorization: Mutex<String>,
 }
 
 impl State {
@@ -58,6 +60,7 @@ impl State {
             page_size: Mutex::new(1_000),
             conditions: Mutex::new(Conditions::Enforced),
             seen: Mutex::default(),
+            authorization: Mutex::default(),
         }
     }
 }
@@ -94,6 +97,8 @@ async fn handle(request: Request<Incoming>, state: Arc<State>) -> Result<Answer,
         tokio::time::sleep(latency).await;
     }
     state.seen.lock().push((call.op, call.key.clone()));
+    let header = |name| head.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    *state.authorization.lock() = format!("{} {}", header("authorization"), header("x-amz-security-token"));
     let fault = state.faults.take(call.op, &call.key);
     let todo = Todo { state, method: head.method, headers: head.headers, call, body };
     match fault {

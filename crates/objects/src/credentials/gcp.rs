@@ -114,3 +114,63 @@ mod external {
         }
     }
 }
+
+#[cfg(all(test, feature = "gcp-external-account"))]
+mod tests {
+    use std::io::{Read, Write};
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Started again as a child by the next test, which sets its environment up.
+    #[tokio::test]
+    async fn child_gets_a_token() {
+        if env("NETSY_TEST_CHILD").is_none() {
+            return;
+        }
+        let wire = Wire::new(Duration::from_secs(5), None).unwrap();
+        let credentials = provider(None, &wire).await.unwrap();
+        println!("token: {}", credentials.get_credential().await.unwrap().bearer);
+    }
+
+    /// Workload identity federation: a token of somebody else's, from a file, is exchanged.
+    #[test]
+    fn an_external_account_exchanges_its_token() {
+        let sts = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1/token", sts.local_addr().unwrap());
+        let served = std::thread::spawn(move || {
+            let (mut socket, _) = sts.accept().unwrap();
+            let mut request = vec![0; 64 * 1024];
+            let mut length = 0;
+            // Head and form come in one or several pieces.
+            while !String::from_utf8_lossy(&request[..length]).contains("subject-of-the-pod") {
+                length += socket.read(&mut request[length..]).unwrap();
+            }
+            let body =
+                r#"{"access_token":"federated","issued_token_type":"x","token_type":"Bearer","expires_in":3600}"#;
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length:";
+            write!(socket, "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("subject"), "subject-of-the-pod").unwrap();
+        let account = serde_json::json!({
+            "type": "external_account",
+            "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": url,
+            "credential_source": { "file": dir.path().join("subject") },
+        });
+        let path = dir.path().join("adc.json");
+        std::fs::write(&path, account.to_string()).unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "credentials::gcp::tests::child_gets_a_token", "--nocapture"])
+            .env("NETSY_TEST_CHILD", "1")
+            .env("GOOGLE_APPLICATION_CREDENTIALS", &path)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("token: federated"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        served.join().unwrap();
+    }
+}

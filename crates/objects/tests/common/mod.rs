@@ -7,6 +7,7 @@
 pub mod fake;
 pub mod servers;
 pub mod sim_fs;
+pub mod token_server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
