@@ -113,9 +113,7 @@ pub async fn write_snapshot(
     let mut rows = std::pin::pin!(rows);
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(|reason| WriteError::Rows { index, reason })?;
-        for row in batch {
-            writer.push(&row).await?;
-        }
+        writer.push(batch).await?;
     }
     let parts = writer.finish().await?;
     let manifest = manifest_of(&spec, base.as_ref(), parts);
@@ -185,14 +183,51 @@ async fn create_manifest(bucket: &Arc<dyn Bucket>, manifest: &SnapshotManifest) 
     }
 }
 
-/// Cuts rows into parts and uploads those that are new, a few at a time.
+/// Rows filled into a part on the async threads at most; more are handed to a blocking one.
+const FILL_INLINE_ROWS: usize = 64;
+
+/// Cuts rows into parts.
+struct Filler {
+    cluster_id: String,
+    covers: LogPoint,
+    cutter: Cutter,
+    part: Option<PartBuilder>,
+}
+
+impl Filler {
+    /// The parts that end within these rows.
+    fn fill(&mut self, rows: &[Row]) -> Result<Vec<FinishedPart>, FormatError> {
+        let mut finished = Vec::new();
+        for row in rows {
+            if row.position >= self.covers.next_position || row.index > self.covers.last_index {
+                return Err(FormatError::invalid(format!(
+                    "the row at position {} of entry {} lies behind it",
+                    row.position, row.index
+                )));
+            }
+            let part = self.part.get_or_insert_with(|| PartBuilder::new(&self.cluster_id));
+            let row_bytes = part.push(row)?;
+            if self.cutter.ends(row.position, row_bytes, part.bytes()) {
+                finished.extend(self.finish()?);
+            }
+        }
+        Ok(finished)
+    }
+
+    /// What is left at the end.
+    fn finish(&mut self) -> Result<Option<FinishedPart>, FormatError> {
+        self.part.take().map(PartBuilder::finish).transpose()
+    }
+}
+
+/// Uploads the parts that are new, a few at a time.
 struct PartsWriter<'a> {
     bucket: &'a Arc<dyn Bucket>,
-    spec: &'a SnapshotSpec,
+    index: LogIndex,
     base: HashMap<&'a str, &'a SnapshotPart>,
-    cutter: Cutter,
     parallel: usize,
-    filling: Option<PartBuilder>,
+    /// Out on a blocking thread while rows are filled in.
+    filler: Option<Filler>,
     uploads: FuturesUnordered<tokio::task::JoinHandle<Result<(usize, SnapshotPart), WriteError>>>,
     parts: Vec<Option<SnapshotPart>>,
 }
@@ -200,47 +235,51 @@ struct PartsWriter<'a> {
 impl<'a> PartsWriter<'a> {
     fn new(
         bucket: &'a Arc<dyn Bucket>,
-        spec: &'a SnapshotSpec,
+        spec: &SnapshotSpec,
         base: Option<&'a Arc<SnapshotManifest>>,
         options: SnapshotOptions,
     ) -> Self {
         let base = base.into_iter().flat_map(|base| &base.parts).map(|part| (part.sha256.as_str(), part)).collect();
+        let filler = Filler {
+            cluster_id: spec.cluster_id.clone(),
+            covers: spec.covers,
+            cutter: Cutter::new(options.part_bytes_target),
+            part: None,
+        };
         Self {
             bucket,
-            spec,
+            index: spec.covers.last_index,
             base,
-            cutter: Cutter::new(options.part_bytes_target),
             parallel: options.parallel.max(1),
-            filling: None,
+            filler: Some(filler),
             uploads: FuturesUnordered::new(),
             parts: Vec::new(),
         }
     }
 
-    fn format_error(&self, error: FormatError) -> WriteError {
-        WriteError::Format { index: self.spec.covers.last_index, error }
-    }
-
-    async fn push(&mut self, row: &Row) -> Result<(), WriteError> {
-        if row.position >= self.spec.covers.next_position || row.index > self.spec.covers.last_index {
-            return Err(self.format_error(FormatError::invalid(format!(
-                "the row at position {} of entry {} lies behind it",
-                row.position, row.index
-            ))));
-        }
-        let part = self.filling.get_or_insert_with(|| PartBuilder::new(&self.spec.cluster_id));
-        let row_bytes = part.push(row);
-        let part_bytes = part.bytes();
-        let row_bytes = row_bytes.map_err(|e| self.format_error(e))?;
-        if self.cutter.ends(row.position, row_bytes, part_bytes) {
-            self.end_part().await?;
+    /// Fills rows in and begins the uploads of what is finished. Encoding and hashing megabytes would
+    /// hold up others on an async thread.
+    async fn push(&mut self, rows: Vec<Row>) -> Result<(), WriteError> {
+        let index = self.index;
+        let Some(mut filler) = self.filler.take() else { return Ok(()) };
+        let (filler, finished) = if rows.len() <= FILL_INLINE_ROWS {
+            let finished = filler.fill(&rows);
+            (filler, finished)
+        } else {
+            let fill = move || {
+                let finished = filler.fill(&rows);
+                (filler, finished)
+            };
+            tokio::task::spawn_blocking(fill).await.map_err(|e| broken_off(index, &e))?
+        };
+        self.filler = Some(filler);
+        for part in finished.map_err(|error| WriteError::Format { index, error })? {
+            self.take_in(part).await?;
         }
         Ok(())
     }
 
-    async fn end_part(&mut self) -> Result<(), WriteError> {
-        let Some(filled) = self.filling.take() else { return Ok(()) };
-        let finished = filled.finish().map_err(|e| self.format_error(e))?;
+    async fn take_in(&mut self, finished: FinishedPart) -> Result<(), WriteError> {
         if let Some(&part) = self.base.get(finished.sha256()) {
             self.parts.push(Some(part.clone()));
             return Ok(());
@@ -250,14 +289,14 @@ impl<'a> PartsWriter<'a> {
         while self.uploads.len() >= self.parallel {
             self.take_upload().await?;
         }
-        let (bucket, index) = (self.bucket.clone(), self.spec.covers.last_index);
+        let (bucket, index) = (self.bucket.clone(), self.index);
         self.uploads.push(tokio::spawn(async move { Ok((number, upload(&*bucket, index, finished).await?)) }));
         Ok(())
     }
 
     async fn take_upload(&mut self) -> Result<(), WriteError> {
         let Some(done) = self.uploads.next().await else { return Ok(()) };
-        let (number, part) = done.map_err(|e| broken_off(self.spec.covers.last_index, &e))??;
+        let (number, part) = done.map_err(|e| broken_off(self.index, &e))??;
         if let Some(slot) = self.parts.get_mut(number) {
             *slot = Some(part);
         }
@@ -265,7 +304,11 @@ impl<'a> PartsWriter<'a> {
     }
 
     async fn finish(mut self) -> Result<Vec<SnapshotPart>, WriteError> {
-        self.end_part().await?;
+        let index = self.index;
+        let last = self.filler.as_mut().map(Filler::finish).transpose();
+        if let Some(part) = last.map_err(|error| WriteError::Format { index, error })?.flatten() {
+            self.take_in(part).await?;
+        }
         while !self.uploads.is_empty() {
             self.take_upload().await?;
         }
