@@ -5,6 +5,7 @@
 //! that gets them, and all answers that are ready for a stream leave together.
 
 mod encode;
+mod gate;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -15,10 +16,13 @@ use crate::grpc::status::Status;
 use crate::grpc::streaming::{CallContext, RequestStream, ResponseSink, server_stopped};
 use crate::metrics::Metrics;
 use encode::Encoder;
+use gate::Gate;
 use netsy_api::etcdserverpb::WatchRequest;
 use netsy_node::watch::WatchHub;
 use session::Session;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 
 /// Beside the largest request, what an answer may hold before it is sent in fragments.
 const FRAGMENT_OVERHEAD_BYTES: usize = 512 << 10;
@@ -50,14 +54,16 @@ async fn serve(
     sink: &mut ResponseSink,
 ) -> Result<(), Status> {
     let mut session = Session::new(hub.open(context.require_leader), requests, encoder);
-    tokio::select! {
-        biased;
-        () = context.draining() => Err(server_stopped()),
-        end = poll_fn(|cx| {
-            let end = session.poll(cx, sink);
-            let (received, sent) = session.take_counts();
-            metrics.exchanged(Rpc::Watch, received, sent);
-            end
-        }) => end,
-    }
+    let drain_gate = Gate::new();
+    let mut draining = pin!(context.draining());
+    poll_fn(|cx| {
+        if drain_gate.poll(cx, |cx| draining.as_mut().poll(cx)).is_ready() {
+            return Poll::Ready(Err(server_stopped()));
+        }
+        let end = session.poll(cx, sink);
+        let (received, sent) = session.take_counts();
+        metrics.exchanged(Rpc::Watch, received, sent);
+        end
+    })
+    .await
 }

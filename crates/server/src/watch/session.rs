@@ -1,6 +1,7 @@
 //! One watch stream: the client's requests to the hub, the hub's items to the client.
 
 use super::encode::{Encoder, Recipient};
+use super::gate::Gate;
 use crate::etcd::no_leader;
 use crate::grpc::message::cancelled;
 use crate::grpc::status::Status;
@@ -29,6 +30,9 @@ const ANSWER_REVISIONS_MAX: usize = 1000;
 pub(super) struct Session {
     stream: WatchStream,
     requests: RequestStream<WatchRequest>,
+    requests_gate: Gate,
+    /// Came while the client left answers lying.
+    held: Option<WatchRequest>,
     /// The client has said all it wants to; the stream stays open for events.
     half_closed: bool,
     items: VecDeque<WatchItem>,
@@ -48,6 +52,8 @@ impl Session {
         Self {
             stream,
             requests,
+            requests_gate: Gate::new(),
+            held: None,
             half_closed: false,
             items: VecDeque::new(),
             done: 0,
@@ -92,11 +98,19 @@ impl Session {
 
     /// Takes in requests, unless the client leaves answers lying. True: there are none left.
     fn take_requests(&mut self, cx: &mut Context<'_>) -> Result<bool, Status> {
-        while !self.half_closed {
-            if !self.stream.takes_requests() {
-                return Ok(false);
+        loop {
+            if let Some(request) = self.held.take() {
+                if !self.stream.takes_requests() {
+                    self.held = Some(request);
+                    return Ok(false);
+                }
+                self.received += 1;
+                self.request(request);
             }
-            match self.requests.poll_next(cx) {
+            if self.half_closed {
+                return Ok(true);
+            }
+            match self.requests_gate.poll(cx, |cx| self.requests.poll_next(cx)) {
                 Poll::Pending => return Ok(true),
                 Poll::Ready(Err(status)) => return Err(status),
                 Poll::Ready(Ok(None)) => {
@@ -104,13 +118,9 @@ impl Session {
                     // Polled again at once: from now on the end of the call is noticed by itself.
                     cx.waker().wake_by_ref();
                 }
-                Poll::Ready(Ok(Some(request))) => {
-                    self.received += 1;
-                    self.request(request);
-                }
+                Poll::Ready(Ok(Some(request))) => self.held = Some(request),
             }
         }
-        Ok(true)
     }
 
     fn request(&self, request: WatchRequest) {
