@@ -211,11 +211,18 @@ impl Server {
 
     /// SIGTERM; waits for the end and asserts that it was a clean one.
     pub async fn stop(&mut self) {
+        self.try_stop().await.unwrap_or_else(|why| panic!("{why}; it printed:\n{}", self.log_tail()));
+    }
+
+    /// SIGTERM; waits for the end. An error: it was not a clean one.
+    pub async fn try_stop(&mut self) -> Result<(), String> {
         self.signal(libc::SIGTERM);
-        let status = self.wait_for_end(STOP_WITHIN).await;
-        let status = status.unwrap_or_else(|| panic!("the server still runs {STOP_WITHIN:?} after SIGTERM"));
+        let Some(status) = self.wait_for_end(STOP_WITHIN).await else {
+            self.kill();
+            return Err(format!("the server still ran {STOP_WITHIN:?} after SIGTERM"));
+        };
         let clean = status.success() || (self.kind == Kind::Etcd && status.signal() == Some(libc::SIGTERM));
-        assert!(clean, "SIGTERM ended the server with {status}; it printed:\n{}", self.log_tail());
+        if clean { Ok(()) } else { Err(format!("SIGTERM ended the server with {status}")) }
     }
 
     /// Waits for the process to end by itself. None: it still runs.

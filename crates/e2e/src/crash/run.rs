@@ -61,6 +61,8 @@ pub struct Report {
     pub events: usize,
     /// The store's revision at the end.
     pub revision: i64,
+    /// Failures that did not end the run.
+    pub problems: Vec<String>,
 }
 
 /// How a life ends.
@@ -126,7 +128,8 @@ pub async fn run(plan: Plan) -> Result<Report, String> {
         plan,
     };
     match run.all_lives().await {
-        Ok(()) => Ok(run.report),
+        Ok(()) if run.report.problems.is_empty() => Ok(run.report),
+        Ok(()) => Err(format!("NETSY_SEED={seed}: {:#?}", run.report)),
         Err(wrong) => {
             let folder = run.server.keep_folder().display().to_string();
             Err(format!("NETSY_SEED={seed}, life {}, folder {folder}, so far {:?}\n{wrong}", run.life, run.report))
@@ -176,7 +179,11 @@ impl Run {
             End::Stop => {
                 tokio::time::sleep(Duration::from_millis(self.random.below(100))).await;
                 self.shared.stop.store(true, Ordering::SeqCst);
-                self.server.stop().await;
+                if let Err(why) = self.server.try_stop().await {
+                    // Goes on, as what it left must be whole all the same.
+                    let line = self.server.log_tail().lines().last().unwrap_or_default().to_owned();
+                    self.report.problems.push(format!("life {}: {why}: {line}", self.life));
+                }
                 self.report.stops += 1;
             }
             _ => {
@@ -207,7 +214,10 @@ impl Run {
             }
         }
         // A later pass over a place that a short run reaches once is not worth a failure.
-        if nth == 1 { Err(format!("failpoint {name} was not reached within {FAILPOINT_WITHIN:?}")) } else { Ok(()) }
+        if nth == 1 {
+            self.report.problems.push(format!("failpoint {name} was not reached within {FAILPOINT_WITHIN:?}"));
+        }
+        Ok(())
     }
 
     /// True: the process ended itself.
