@@ -104,6 +104,13 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     root.change_name(parent(&to)?, &NameChange::Renamed { from: &from, to: &to, kept }, || fs::rename(&from, &to))
 }
 
+/// Moves a file to a name that is free, as `how` does it: that is to fail if the name is taken.
+pub fn rename_to_free(from: &Path, to: &Path, how: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+    let (Some((root, from)), Some((_, to))) = (root_of(from)?, root_of(to)?) else { return how(from, to) };
+    // If it is not made, then `from` is still there, and recovery leaves both as they are.
+    root.change_name(parent(&to)?, &NameChange::Renamed { from: &from, to: &to, kept: None }, || how(&from, &to))
+}
+
 /// As [`std::fs::hard_link`].
 pub fn hard_link(from: &Path, to: &Path) -> io::Result<()> {
     let Some((root, to)) = root_of(to)? else { return fs::hard_link(from, to) };
@@ -120,7 +127,19 @@ pub fn remove_file(path: &Path) -> io::Result<()> {
 /// As [`std::fs::create_dir`].
 pub fn create_dir(path: &Path) -> io::Result<()> {
     let Some((root, path)) = root_of(path)? else { return fs::create_dir(path) };
+    if path.symlink_metadata().is_ok() {
+        // Nothing is recorded: a kill before the record is taken back would have recovery remove the folder.
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
     root.change_name(parent(&path)?, &NameChange::MadeFolder(&path), || fs::create_dir(&path))
+}
+
+/// As [`std::fs::remove_dir`]. The folder does not come back: it was empty, and empty folders mean nothing here.
+pub fn remove_dir(path: &Path) -> io::Result<()> {
+    match root_of(path)? {
+        Some((root, path)) => root.remove_folder(&path),
+        None => fs::remove_dir(path),
+    }
 }
 
 /// Makes the names in a folder durable.

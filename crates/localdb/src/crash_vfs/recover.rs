@@ -4,7 +4,7 @@ use super::undo::{OldBytes, read_record, undo_folder, unhex};
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes a disk writes as a whole.
@@ -79,7 +79,16 @@ fn find_files(folder: &Path, found: &mut HashMap<u64, PathBuf>) -> io::Result<()
 }
 
 fn take_back(path: &Path, records: &[OldBytes], loss: Loss, inode: u64) -> io::Result<()> {
+    if records.is_empty() {
+        return Ok(());
+    }
+    let permissions = path.metadata()?.permissions();
+    if permissions.readonly() {
+        let writable = fs::Permissions::from_mode(permissions.mode() | 0o600);
+        fs::set_permissions(path, writable)?;
+    }
     let file = File::options().read(true).write(true).open(path)?;
+    file.set_permissions(permissions)?;
     let kept = match loss {
         Loss::All => Vec::new(),
         Loss::Some { seed } => sectors_kept(&file, records, seed ^ inode)?,

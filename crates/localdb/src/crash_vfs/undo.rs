@@ -142,23 +142,36 @@ impl Root {
     pub(super) fn names_synced(&self, folder: &Path) -> io::Result<()> {
         self.locked(|| {
             count_operation();
+            self.forget_names(&self.folder_record(folder)?)
+        })
+    }
+
+    /// Removes an empty folder, and its record with it: its number may be given to another.
+    pub(super) fn remove_folder(&self, folder: &Path) -> io::Result<()> {
+        self.locked(|| {
+            count_operation();
             let record = self.folder_record(folder)?;
-            let Ok(lines) = fs::read_to_string(&record) else { return Ok(()) };
-            fs::remove_file(&record)?;
-            for kept in lines.lines().filter_map(|line| line.rsplit(' ').next()).filter_map(unhex) {
-                // The last word of a line is a kept file only where there is one.
-                if kept.starts_with(&self.undo) && kept.exists() {
-                    let meta = kept.metadata()?;
-                    fs::remove_file(&kept)?;
-                    if meta.nlink() == 1 {
-                        // Nothing names the file any more; its number may be given to another.
-                        self.files.lock().remove(&meta.ino());
-                        super::files::remove_if_there(&self.undo.join(format!("file-{}", meta.ino())))?;
-                    }
+            fs::remove_dir(folder)?;
+            self.forget_names(&record)
+        })
+    }
+
+    fn forget_names(&self, record: &Path) -> io::Result<()> {
+        let Ok(lines) = fs::read_to_string(record) else { return Ok(()) };
+        fs::remove_file(record)?;
+        for kept in lines.lines().filter_map(|line| line.rsplit(' ').next()).filter_map(unhex) {
+            // The last word of a line is a kept file only where there is one.
+            if kept.starts_with(&self.undo) && kept.exists() {
+                let meta = kept.metadata()?;
+                fs::remove_file(&kept)?;
+                if meta.nlink() == 1 {
+                    // Nothing names the file any more; its number may be given to another.
+                    self.files.lock().remove(&meta.ino());
+                    super::files::remove_if_there(&self.undo.join(format!("file-{}", meta.ino())))?;
                 }
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     fn folder_record(&self, folder: &Path) -> io::Result<PathBuf> {
@@ -250,12 +263,13 @@ impl FileUndo {
 
     /// Runs the sync; if it succeeds there is nothing to undo any more.
     pub(super) fn sync<T>(&self, sync: impl FnOnce() -> T, succeeded: impl FnOnce(&T) -> bool) -> io::Result<T> {
-        let record = self.record.lock();
+        let mut record = self.record.lock();
         count_operation();
         let outcome = sync();
         if succeeded(&outcome) {
-            // Emptied, not removed: another process may be writing to it, too.
-            match &*record {
+            // Emptied, not removed: another process may be writing to it, too. Closed, as there may be as many
+            // of them as there are files.
+            match record.take() {
                 Some(file) => file.set_len(0)?,
                 None if self.path.exists() => File::options().write(true).open(&self.path)?.set_len(0)?,
                 None => {}

@@ -29,9 +29,10 @@ pub fn recover(dir: &Path) -> anyhow::Result<()> {
     let dir = dir.canonicalize().with_context(|| format!("folder {}", dir.display()))?;
     let mut folders = vec![dir.clone()];
     for item in fs::read_dir(&dir).with_context(|| format!("folder {}", dir.display()))? {
-        let item = item?;
-        if item.file_type()?.is_dir() {
-            folders.push(item.path());
+        let path = item?.path();
+        // The records of one that is tracked lie beside it, and go once they were used.
+        if path.is_dir() && path.extension().is_none_or(|extension| extension != "undo") {
+            folders.push(path);
         }
     }
     for folder in folders {

@@ -4,9 +4,10 @@ use crate::config::ClusterConfig;
 use anyhow::{Context, anyhow, bail};
 use netsy_api::ids::NodeId;
 use netsy_node::{Ended, Node, NodeConfig};
+use netsy_objects::{Buckets, StorageConfig};
 use netsy_server::{Server, ServerConfig};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,6 +36,38 @@ pub fn store_latency_from_environment() -> anyhow::Result<Duration> {
     }
 }
 
+/// For tests: whether the node is to run over the file layer that forgets at a kill what was not synced.
+fn forgets_what_is_not_synced() -> anyhow::Result<bool> {
+    let asked = match std::env::var("NETSY_CRASHFS") {
+        Err(_) => false,
+        Ok(text) => match text.as_str() {
+            "1" => true,
+            "" | "0" => false,
+            other => bail!("NETSY_CRASHFS={other:?}: 1 or nothing"),
+        },
+    };
+    if asked && !cfg!(feature = "crashfs") {
+        bail!(
+            "NETSY_CRASHFS=1: this netsy was built without the file layer for tests; \
+             build it with --features crashfs, or unset the variable"
+        );
+    }
+    Ok(asked)
+}
+
+/// The bucket, and the file layer of the local database if it is not the usual one.
+async fn open_storage(storage: &StorageConfig, data_dir: &Path) -> anyhow::Result<(Buckets, Option<String>)> {
+    if forgets_what_is_not_synced()? {
+        #[cfg(feature = "crashfs")]
+        {
+            let vfs = super::crashfs::track(data_dir)?;
+            return Ok((super::crashfs::open(storage).await.context("object storage")?, Some(vfs)));
+        }
+    }
+    let _ = data_dir;
+    Ok((netsy_objects::open(storage).await.context("object storage")?, None))
+}
+
 /// Runs a node. Returns once it has stopped gracefully; anything else is an error.
 pub fn run(
     cluster: ClusterConfig,
@@ -60,9 +93,9 @@ async fn serve(
     // Before anything slow, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let buckets = netsy_objects::open(&cluster.storage).await.context("object storage")?;
+    let (buckets, sqlite_vfs) = open_storage(&cluster.storage, &data_dir).await?;
     let advertise = listen.advertise_client.clone().unwrap_or_else(|| format!("http://{}", listen.client));
-    let config = node_config(&cluster, node_id, data_dir, advertise)?;
+    let config = NodeConfig { sqlite_vfs, ..node_config(&cluster, node_id, data_dir, advertise)? };
     let starting = Node::start(config, buckets);
     let node = tokio::select! {
         node = starting => node?,
