@@ -3,6 +3,7 @@
 mod command;
 mod config;
 mod logs;
+mod memory;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::set_up();
     let result = match Cli::parse().command {
         Command::Dev(args) => command::dev::run(args),
         Command::Server(args) => command::server::run(args),
