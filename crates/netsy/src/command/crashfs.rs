@@ -21,7 +21,8 @@ const SEED_VARIABLE: &str = "NETSY_CRASHFS_SEED";
 pub fn recover(dir: &Path) -> anyhow::Result<()> {
     let loss = match std::env::var(SEED_VARIABLE) {
         Ok(text) if !text.is_empty() => {
-            let seed = text.parse().map_err(|_| anyhow!("{SEED_VARIABLE}={text:?}: give a number from 0 to 2^64-1"))?;
+            let seed =
+                text.parse::<u64>().map_err(|_| anyhow!("{SEED_VARIABLE}={text:?}: give a number from 0 to 2^64-1"))?;
             Loss::Some { seed }
         }
         _ => Loss::All,
