@@ -15,14 +15,8 @@ use std::time::Duration;
 pub struct ClusterConfig {
     pub cluster_id: String,
     pub storage: StorageConfig,
-    pub heartbeat_interval: Duration,
-    pub elector_degradation_count: i64,
-    pub elector_deregistration_timeout: Duration,
-    pub elector_leader_timeout: Duration,
     pub quorum: i32,
     pub copies_min: usize,
-    pub quorum_timeout: Duration,
-    pub voters_max: i64,
     pub chunk_bytes: usize,
     pub chunk_age: Duration,
     pub read_lease: Duration,
@@ -51,16 +45,6 @@ const S3_CLASSES: &[&str] = &["STANDARD", "STANDARD_IA", "INTELLIGENT_TIERING", 
 const GCS_CLASSES: &[&str] = &["STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE"];
 /// Classes that charge for early deletion or for each read: chunks live for hours.
 const COSTLY_CLASSES: &[&str] = &["STANDARD_IA", "NEARLINE", "COLDLINE", "ARCHIVE"];
-
-/// Keys of the cluster file that only matter with more than one node; they are read and checked already.
-pub const CLUSTER_ONLY_KEYS: &[&str] = &[
-    "heartbeat_interval",
-    "elector.degradation_count",
-    "elector.deregistration_timeout",
-    "elector.leader_timeout",
-    "replication.quorum_timeout",
-    "replication.voters_max",
-];
 
 /// Reads and checks the file at `path`; the error lists every problem, one a line.
 pub fn load(path: &Path) -> Result<Loaded, String> {
@@ -104,14 +88,8 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
     let is_file = storage.provider == Provider::File;
     let config = ClusterConfig {
         cluster_id,
-        heartbeat_interval: r.duration("heartbeat_interval", Duration::from_millis(500)),
-        elector_degradation_count: r.number("elector.degradation_count", 2, 1, 1000),
-        elector_deregistration_timeout: r.duration("elector.deregistration_timeout", Duration::from_secs(180)),
-        elector_leader_timeout: r.duration("elector.leader_timeout", Duration::from_secs(10)),
         quorum: r.number("replication.quorum", -1, -1, 100) as i32,
         copies_min: r.number("replication.copies_min", 2, 1, 100) as usize,
-        quorum_timeout: r.duration("replication.quorum_timeout", Duration::from_millis(500)),
-        voters_max: r.number("replication.voters_max", 5, 1, 101),
         chunk_bytes: (r.number("replication.chunk_buffer.threshold_size_mb", 4, 1, 64) as usize) << 20,
         chunk_age: read_chunk_age(&mut r),
         read_lease: r.duration("replication.read_lease", if is_file { Duration::ZERO } else { Duration::from_secs(2) }),
@@ -128,15 +106,7 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
         db_bytes_max: r.bytes("limits.db_bytes_max", 8 << 30),
         storage,
     };
-    if config.quorum > 0 && i64::from(config.quorum) >= config.voters_max {
-        r.refuse(
-            "replication.voters_max",
-            format!("{} must exceed replication.quorum, {}", config.voters_max, config.quorum),
-        );
-    }
-    if config.heartbeat_interval < Duration::from_millis(10) {
-        r.refuse("heartbeat_interval", "must be at least \"10ms\"");
-    }
+    check_cluster_keys(&mut r, config.quorum);
     if config.watch_progress_interval < Duration::from_millis(100) {
         r.refuse("watch_progress_interval", "must be at least \"100ms\"");
     }
@@ -154,6 +124,23 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
     }
     let effective = r.finish()?;
     Ok(Loaded { config, effective, warnings })
+}
+
+/// Keys that only matter with more than one node, which this version does not run: read and checked, so that a file
+/// is valid for later ones or is not.
+fn check_cluster_keys(r: &mut Reader<'_>, quorum: i32) {
+    let heartbeat = r.duration("heartbeat_interval", Duration::from_millis(500));
+    if heartbeat < Duration::from_millis(10) {
+        r.refuse("heartbeat_interval", "must be at least \"10ms\"");
+    }
+    r.number("elector.degradation_count", 2, 1, 1000);
+    r.duration("elector.deregistration_timeout", Duration::from_secs(180));
+    r.duration("elector.leader_timeout", Duration::from_secs(10));
+    r.duration("replication.quorum_timeout", Duration::from_millis(500));
+    let voters_max = r.number("replication.voters_max", 5, 1, 101);
+    if quorum > 0 && i64::from(quorum) >= voters_max {
+        r.refuse("replication.voters_max", format!("{voters_max} must exceed replication.quorum, {quorum}"));
+    }
 }
 
 fn read_chunk_age(r: &mut Reader<'_>) -> Duration {

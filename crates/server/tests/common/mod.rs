@@ -45,6 +45,7 @@ fn node_config(dir: &Path) -> NodeConfig {
         snapshot_retention: Duration::from_secs(3600),
         compaction_interval: Duration::ZERO,
         compaction_retention: Duration::from_secs(300),
+        watch_progress_interval: Duration::from_secs(600),
         drain_timeout: Duration::from_secs(10),
         request_bytes_max: 3 << 19,
         txn_ops_max: 128,
