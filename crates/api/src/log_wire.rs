@@ -129,9 +129,8 @@ impl TryFrom<file::Row> for Row {
     type Error = InvalidRecord;
 
     fn try_from(message: file::Row) -> Result<Self, InvalidRecord> {
-        let mutation = message
-            .mutation
-            .ok_or_else(|| InvalidRecord(format!("row {} has no mutation", message.position)))?;
+        let mutation =
+            message.mutation.ok_or_else(|| InvalidRecord(format!("row {} has no mutation", message.position)))?;
         Ok(Row {
             position: Position(message.position),
             index: LogIndex(message.index),

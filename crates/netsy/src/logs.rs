@@ -22,10 +22,10 @@ pub struct LogArgs {
 
 /// To be called once, before anything is logged.
 pub fn start(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log).with_context(|| format!("log filter {:?} (--log, NETSY_LOG)", args.log))?;
+    let filter =
+        EnvFilter::try_new(&args.log).with_context(|| format!("log filter {:?} (--log, NETSY_LOG)", args.log))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = match args.log_format {
         LogFormat::Text => builder.with_target(true).try_init(),
         LogFormat::Json => builder.json().try_init(),

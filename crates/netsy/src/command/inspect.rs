@@ -50,7 +50,10 @@ fn read_object(url: &str, scheme: &str, rest: &str) -> anyhow::Result<Vec<u8>> {
         "gs" => Provider::Gcs,
         _ => bail!("{url}: {scheme:?} is none of s3, gs, file"),
     };
-    let (bucket, key) = rest.split_once('/').filter(|(b, k)| !b.is_empty() && !k.is_empty()).ok_or_else(|| anyhow!("{url}: write {scheme}://bucket/key"))?;
+    let (bucket, key) = rest
+        .split_once('/')
+        .filter(|(b, k)| !b.is_empty() && !k.is_empty())
+        .ok_or_else(|| anyhow!("{url}: write {scheme}://bucket/key"))?;
     let mut storage = StorageConfig::new(provider);
     storage.bucket = bucket.to_string();
     // An S3-compatible store's address comes from the usual environment, as does leave to go without TLS.

@@ -136,7 +136,9 @@ async fn serve(
         }
         Some(Ended::Stopped) => Ok(()),
         // Clients are to go elsewhere at once; what was promised is in the bucket or on disk.
-        Some(Ended::Deposed(by)) => bail!("another process took over this cluster: {by}; start this node again once it is gone"),
+        Some(Ended::Deposed(by)) => {
+            bail!("another process took over this cluster: {by}; start this node again once it is gone")
+        }
         Some(Ended::Failed(why)) => bail!("the node cannot go on: {why}"),
     }
 }

@@ -76,7 +76,10 @@ pub fn run(args: ServerArgs) -> anyhow::Result<()> {
         cluster.copies_min = copies_min;
     }
     if let Some(quorum) = args.quorum {
-        ensure!((-1..=100).contains(&quorum), "--quorum {quorum}: use -1 (majority), 0 (object storage) or a number of receipts");
+        ensure!(
+            (-1..=100).contains(&quorum),
+            "--quorum {quorum}: use -1 (majority), 0 (object storage) or a number of receipts"
+        );
         cluster.quorum = quorum;
     }
     let client = address("--bind-client", &args.bind_client, true)?;
