@@ -36,9 +36,10 @@ fi
 
 if [[ "${1:-}" != --no-s3s && ! -x "$tools/bin/s3s-fs-$s3s" ]]; then
   echo "scripts/tools.sh: building s3s-fs $s3s" >&2
-  work="$(mktemp -d "$tools/s3s-build.XXXXXX")"
-  trap 'rm -rf "$work"' EXIT
+  # Kept if it is broken off, so that the next call goes on from there.
+  work="$tools/s3s-build"
   cargo install s3s-fs --version "$s3s" --features binary --locked --quiet --root "$work" --target-dir "$work/target"
   mv "$work/bin/s3s-fs" "$tools/bin/s3s-fs-$s3s"
+  rm -rf "$work"
 fi
 echo "$tools"
