@@ -32,8 +32,10 @@ pub struct Plan {
     pub copies_min: u8,
     /// In how many of 100 restarts the local database is wiped first.
     pub wipe_percent: u64,
-    /// Whether every failpoint is tried.
-    pub failpoints: bool,
+    /// Which failpoints are tried.
+    pub failpoints: fn(&str) -> bool,
+    /// Records that change until a snapshot is written.
+    pub snapshot_records: u32,
     /// A build with the file layer that forgets at a kill what was not synced.
     pub crashfs: Option<PathBuf>,
     /// After so many lives the data folder goes back to what it was a while before: the run must fail.
@@ -89,6 +91,8 @@ struct Run {
     life: u32,
     ops: Vec<Op>,
     watchers: Vec<Watcher>,
+    /// The steps that some watch has not told yet, and later ones.
+    log: Vec<Step>,
     /// The newest revision that a compaction was asked for, whatever became of it: nothing below is asked for again.
     compacted: i64,
     wipe_next: bool,
@@ -98,7 +102,11 @@ struct Run {
 /// Runs a plan. An error says what is wrong, with the seed.
 pub async fn run(plan: Plan) -> Result<Report, String> {
     let seed = plan.seed;
-    let mut options = Options { copies_min: Some(plan.copies_min), snapshot_records: Some(500), ..Options::default() };
+    let mut options = Options {
+        copies_min: Some(plan.copies_min),
+        snapshot_records: Some(plan.snapshot_records),
+        ..Options::default()
+    };
     if let Some(program) = &plan.crashfs {
         options.program = Some(program.clone());
         options.env.push(("NETSY_CRASHFS".to_owned(), "1".to_owned()));
@@ -122,6 +130,7 @@ pub async fn run(plan: Plan) -> Result<Report, String> {
             watch("shared", "s/", true),
             watch("own", "o/", false),
         ],
+        log: Vec::new(),
         compacted: 0,
         wipe_next: false,
         report: Report::default(),
@@ -147,12 +156,10 @@ impl Run {
             };
             self.life(end).await?;
         }
-        if self.plan.failpoints {
-            let names = self.server.command(&["failpoints"])?;
-            for name in names.lines().map(str::trim).filter(|name| !name.is_empty()) {
-                for nth in [1, 2 + self.random.below(20)] {
-                    self.failpoint(name, nth).await?;
-                }
+        let names = if is_netsy() { self.server.command(&["failpoints"])? } else { String::new() };
+        for name in names.lines().map(str::trim).filter(|name| !name.is_empty() && (self.plan.failpoints)(name)) {
+            for nth in [1, 2 + self.random.below(20)] {
+                self.failpoint(name, nth).await?;
             }
         }
         self.last_life().await
@@ -335,15 +342,18 @@ impl Run {
                 Outcome::Refused => {}
             }
         }
+        self.log.extend(seen.log);
         for watcher in &mut self.watchers {
             let answers = std::mem::take(&mut watcher.answers);
             self.report.events += answers.iter().map(Vec::len).sum::<usize>();
-            wrong.extend(watcher.checker.check(&answers, &seen.log, seen.head, false));
+            wrong.extend(watcher.checker.check(&answers, &self.log, seen.head, false));
         }
         wrong.extend(self.check_compacted(client).await);
         if wrong.is_empty() {
-            wrong.extend(self.catch_up(client, &seen.log, seen.head).await);
+            wrong.extend(self.catch_up(client, seen.head).await);
         }
+        let told = self.watchers.iter().map(|watcher| watcher.checker.resume_at()).min().unwrap_or(0);
+        self.log.retain(|step| step.revision >= told);
         if wrong.is_empty() { Ok(()) } else { Err(wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n")) }
     }
 
@@ -364,7 +374,8 @@ impl Run {
     }
 
     /// Resumes every watch from the revision after its last, and waits until each has told all there is.
-    async fn catch_up(&mut self, client: &Client, log: &[Step], head: i64) -> Vec<String> {
+    async fn catch_up(&mut self, client: &Client, head: i64) -> Vec<String> {
+        let log = &self.log;
         for watcher in &mut self.watchers {
             let request = pb::WatchCreateRequest {
                 start_revision: watcher.checker.resume_at(),
@@ -383,11 +394,12 @@ impl Run {
         let reached = |watcher: &Watcher| {
             watcher.now.as_ref().is_none_or(|now| now.look(|answers| watcher.checker.reached(answers, log, head)))
         };
-        while !self.watchers.iter().all(reached) && start.elapsed() < CATCH_UP_WITHIN {
+        // A server that ended itself meanwhile owes the rest after its restart.
+        while !self.watchers.iter().all(reached) && start.elapsed() < CATCH_UP_WITHIN && self.server.is_running() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        // A server that ended itself meanwhile owes the rest after its restart.
-        let whole = self.watchers.iter().all(reached) || self.server.is_running();
+        let all = self.watchers.iter().all(reached);
+        let whole = all || start.elapsed() >= CATCH_UP_WITHIN;
         let mut wrong = Vec::new();
         for watcher in &mut self.watchers {
             let Some(now) = &watcher.now else { continue };
