@@ -17,6 +17,19 @@ async fn mismatch_10_created_before_events_and_ids_from_zero() {
     }
     for _ in 0..2 {
         let mut stream = client.watch().await;
+        let mut events = [0; 3];
+        let mut count = |answer: &pb::WatchResponse| {
+            for event in &answer.events {
+                let at = &mut events[answer.watch_id as usize];
+                *at += 1;
+                assert_eq!(
+                    event.kv.as_ref().expect("kv").mod_revision,
+                    *at as i64 + 1,
+                    "each watch sees every event in order"
+                );
+            }
+            events.iter().sum::<usize>()
+        };
         // Events are due at once; the created answer comes first all the same.
         for expected_id in 0..3 {
             stream
@@ -28,28 +41,18 @@ async fn mismatch_10_created_before_events_and_ids_from_zero() {
                     created.watch_id < expected_id,
                     "events of watch {expected_id} before it was made: {created:?}"
                 );
+                count(&created);
                 created = stream.next().await;
             }
             assert_eq!(created.watch_id, expected_id, "ids count from 0 on each stream");
             assert!(created.events.is_empty(), "a created answer carries no events");
             assert_eq!(revision(&created.header), 51);
         }
-        let mut events = [0; 3];
-        while events.iter().any(|count| *count < 50) {
+        let mut counted = count(&pb::WatchResponse::default());
+        while counted < 150 {
             let answer = stream.next().await;
-            for event in &answer.events {
-                let at = &mut events[answer.watch_id as usize];
-                *at += 1;
-                assert_eq!(
-                    event.kv.as_ref().expect("kv").mod_revision,
-                    *at as i64 + 1,
-                    "each watch sees every event in order"
-                );
-            }
-            // Those that came with the later created answers.
-            if events.iter().sum::<usize>() < 150 && answer.events.is_empty() {
-                panic!("an empty answer: {answer:?}");
-            }
+            assert!(!answer.events.is_empty(), "an empty answer: {answer:?}");
+            counted = count(&answer);
         }
     }
 }

@@ -77,6 +77,7 @@ fn node(service: &Service, page: &mut Page) {
     page.gauge("netsy_term", "The term of the Primary.", status.term.0);
     page.gauge("etcd_server_proposals_committed_total", "Index of the newest committed entry.", status.index.0);
     page.gauge("etcd_server_proposals_applied_total", "Index of the newest applied entry.", status.applied_index.0);
+    page.gauge("etcd_debugging_mvcc_keys_total", "Keys in the index.", status.keys);
     page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the local database.", status.db_size);
     page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of it in use.", status.db_size_in_use);
     page.gauge("etcd_server_quota_backend_bytes", "Bytes past which NOSPACE is raised.", status.db_quota);
