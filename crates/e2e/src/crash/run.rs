@@ -157,7 +157,8 @@ impl Run {
             self.life(end).await?;
         }
         let names = if is_netsy() { self.server.command(&["failpoints"])? } else { String::new() };
-        for name in names.lines().map(str::trim).filter(|name| !name.is_empty() && (self.plan.failpoints)(name)) {
+        let wanted = self.plan.failpoints;
+        for name in names.lines().map(str::trim).filter(|name| !name.is_empty() && wanted(name)) {
             for nth in [1, 2 + self.random.below(20)] {
                 self.failpoint(name, nth).await?;
             }
