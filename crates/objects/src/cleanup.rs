@@ -305,7 +305,7 @@ fn expired(older: &[(LogIndex, UnixMillis)], newest: UnixMillis, policy: &Cleanu
     let anchor = if newest.0 <= horizon {
         older.len()
     } else {
-        older.iter().rposition(|(_, created_at)| created_at.0 <= horizon).unwrap_or(0)
+        older.iter().rposition(|(_, at)| at.0 > i64::MIN && at.0 <= horizon).unwrap_or(0)
     };
     let mut last_kept: Option<i64> = None;
     let mut expired = Vec::new();
