@@ -18,8 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const WRITE_BYTES: usize = 64 << 10;
 /// The most the buffer takes while the socket does not.
 const HELD_BYTES_MAX: usize = 256 << 10;
-/// A drained buffer larger than this is given back.
+/// A buffer larger than this is given back once everything is written out.
 const KEPT_BYTES_MAX: usize = 16 << 10;
+/// A write of this size is likely one of many: room for all of them is made at once.
+const LARGE_BYTES: usize = 4 << 10;
+/// That room: the buffer is written out when it has reached [`WRITE_BYTES`], and one more frame fits.
+const ROOM_BYTES: usize = WRITE_BYTES + (16 << 10) + LARGE_BYTES;
 
 /// Handle to the wrapped socket; clones are the same socket.
 pub(crate) struct Wire<S>(Arc<Mutex<Inner<S>>>);
@@ -101,7 +105,7 @@ impl<S> Wire<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Writes out what is buffered.
     pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().poll_drain(cx)
+        self.0.lock().poll_empty(cx)
     }
 
     /// Reads until `enough` says so of all that was read; it will be read again.
@@ -129,6 +133,15 @@ impl<S> Inner<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
+    /// Writes out what is buffered and gives a large buffer back.
+    fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        if self.out.capacity() > KEPT_BYTES_MAX {
+            self.out = Vec::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.out_sent < self.out.len() {
             let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.out_sent..]))?;
@@ -139,11 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
             self.out_sent += n;
         }
         self.out_sent = 0;
-        if self.out.capacity() > KEPT_BYTES_MAX {
-            self.out = Vec::new();
-        } else {
-            self.out.clear();
-        }
+        self.out.clear();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 }
@@ -189,6 +198,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         }
         let taken = &bytes[..bytes.len().min(WRITE_BYTES)];
         inner.at_boundary = false;
+        if taken.len() >= LARGE_BYTES && inner.out.capacity() < WRITE_BYTES {
+            let room = ROOM_BYTES - inner.out.len();
+            inner.out.reserve_exact(room);
+        }
         inner.out.extend_from_slice(taken);
         Poll::Ready(Ok(taken.len()))
     }
@@ -197,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.lock();
         inner.at_boundary = true;
-        if inner.through { inner.poll_drain(cx) } else { Poll::Ready(Ok(())) }
+        if inner.through { inner.poll_empty(cx) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
