@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const WRITERS: usize = 8;
 /// A failpoint that is not reached within this under load never is.
 const FAILPOINT_WITHIN: Duration = Duration::from_secs(15);
+/// For a second pass over the same place, which not every run comes to.
+const FAILPOINT_AGAIN_WITHIN: Duration = Duration::from_secs(2);
 const CATCH_UP_WITHIN: Duration = Duration::from_secs(20);
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -206,30 +208,33 @@ impl Run {
 
     /// Has the server end itself at a place: under load, or while it starts, without its database if need be.
     async fn failpoint(&mut self, name: &str, nth: u64) -> Result<(), String> {
-        for wipe in [false, true] {
-            if wipe && (self.plan.copies_min < 2 || self.plan.wipe_percent == 0) {
-                break;
-            }
-            self.wipe_next = wipe;
-            self.server.options_mut().env.push(("NETSY_FAILPOINT".to_owned(), format!("{name}:{nth}")));
-            let ended = self.failpoint_life().await;
-            self.server.options_mut().env.pop();
-            if ended? {
-                self.report.failpoints.push(format!("{name}:{nth}"));
-                // What it left must be whole.
-                self.life(End::Kill).await?;
-                return Ok(());
-            }
+        let can_wipe = self.plan.copies_min > 1 && self.plan.wipe_percent > 0 && self.server.has_local_database();
+        let (wipe, within) = match name.split_once('.').map_or(name, |(group, _)| group) {
+            // Reached before the server is ready, on its way down, or never.
+            "start" | "stop" => (false, Duration::from_millis(300)),
+            "restore" => (can_wipe, Duration::from_millis(300)),
+            _ if nth > 1 => (false, FAILPOINT_AGAIN_WITHIN),
+            _ => (false, FAILPOINT_WITHIN),
+        };
+        self.wipe_next = wipe;
+        self.server.options_mut().env.push(("NETSY_FAILPOINT".to_owned(), format!("{name}:{nth}")));
+        let ended = self.failpoint_life(within).await;
+        self.server.options_mut().env.pop();
+        if ended? {
+            self.report.failpoints.push(format!("{name}:{nth}"));
+            // What it left must be whole.
+            self.life(End::Kill).await?;
+            return Ok(());
         }
         // A later pass over a place that a short run reaches once is not worth a failure.
         if nth == 1 {
-            self.report.problems.push(format!("failpoint {name} was not reached within {FAILPOINT_WITHIN:?}"));
+            self.report.problems.push(format!("failpoint {name} was not reached within {within:?}"));
         }
         Ok(())
     }
 
     /// True: the process ended itself.
-    async fn failpoint_life(&mut self) -> Result<bool, String> {
+    async fn failpoint_life(&mut self, within: Duration) -> Result<bool, String> {
         self.life += 1;
         self.prepare_data()?;
         self.server.spawn();
@@ -242,7 +247,7 @@ impl Run {
         ready?;
         let client = match Client::try_connect(&self.server.url()).await {
             Ok(client) => client,
-            Err(_) => return self.finish_failpoint(Vec::new()).await,
+            Err(_) => return self.finish_failpoint(Vec::new(), within).await,
         };
         // It may end while it is looked at; then the next life looks.
         let judged = self.judge(&client).await;
@@ -255,13 +260,17 @@ impl Run {
             return Ok(true);
         }
         let work = self.start_work(&client);
-        self.finish_failpoint(work).await
+        self.finish_failpoint(work, within).await
     }
 
-    async fn finish_failpoint(&mut self, work: Vec<tokio::task::JoinHandle<Vec<Op>>>) -> Result<bool, String> {
+    async fn finish_failpoint(
+        &mut self,
+        work: Vec<tokio::task::JoinHandle<Vec<Op>>>,
+        within: Duration,
+    ) -> Result<bool, String> {
         let start = Instant::now();
         let mut ended = false;
-        while start.elapsed() < FAILPOINT_WITHIN && !ended {
+        while start.elapsed() < within && !ended {
             tokio::time::sleep(Duration::from_millis(5)).await;
             ended = self.server.ended().is_some();
         }
