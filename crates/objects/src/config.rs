@@ -13,8 +13,8 @@ pub enum Provider {
 /// Server-side encryption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Encryption {
-    /// What the provider does by itself; nothing is sent with a request to GCS, S3 is
-    /// asked for AES256.
+    /// What the provider does by itself (Amazon and Google encrypt everything): nothing is
+    /// asked for, as stores without encryption answer that with an error.
     ProviderManaged,
     /// A key of the customer's in the provider's key service.
     CustomerManaged { kms_key_id: String },

@@ -8,7 +8,7 @@ use object_store::{ClientOptions, RetryConfig};
 
 use super::super::Buckets;
 use super::wire::{Wire, chain};
-use super::{CloudBucket, Dialect, Limits, check_endpoint, prefix_of};
+use super::{CloudBucket, Dialect, Limits, check_endpoint, prefix_of, warn_of_class};
 use crate::bucket::{Result, StoreError};
 use crate::config::{Encryption, StorageConfig};
 use crate::credentials;
@@ -20,7 +20,10 @@ pub(crate) async fn open(config: &StorageConfig) -> Result<Buckets> {
     }
     let class = match config.class.as_deref() {
         None | Some("STANDARD") => None,
-        Some(class @ ("NEARLINE" | "COLDLINE" | "ARCHIVE")) => Some(class.to_string()),
+        Some(class @ ("NEARLINE" | "COLDLINE" | "ARCHIVE")) => {
+            warn_of_class(class);
+            Some(class.to_string())
+        }
         Some(other) => {
             let why =
                 format!("storage.class {other:?} is not one of \"STANDARD\", \"NEARLINE\", \"COLDLINE\", \"ARCHIVE\"");

@@ -353,6 +353,14 @@ fn prefix_of(config: &StorageConfig) -> Result<String> {
     }
 }
 
+/// Chunks live for hours, and such classes bill an object for a month or more.
+fn warn_of_class(class: &str) {
+    tracing::warn!(
+        "storage.class {class:?} bills every object for a minimum time and every read: netsy replaces its objects within \
+         hours, so that \"STANDARD\" is mostly the cheaper one"
+    );
+}
+
 /// An endpoint must be a URL, and one without TLS must be wanted.
 fn check_endpoint(endpoint: &str, allow_http: bool) -> Result<()> {
     let refuse = |why: &str| Err(StoreError::refused("open", "", format_args!("storage.endpoint {endpoint:?}: {why}")));

@@ -7,7 +7,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredentialProvider, S3Cond
 
 use super::super::Buckets;
 use super::wire::{Wire, chain};
-use super::{CloudBucket, Dialect, Limits, check_endpoint, prefix_of};
+use super::{CloudBucket, Dialect, Limits, check_endpoint, prefix_of, warn_of_class};
 use crate::bucket::{Result, StoreError};
 use crate::config::{Encryption, StorageConfig};
 use crate::credentials;
@@ -66,7 +66,11 @@ impl<'a> Setup<'a> {
                     config.bucket
                 )));
             }
-            Some(class @ ("STANDARD_IA" | "INTELLIGENT_TIERING")) => Some(class.to_string()),
+            Some(class @ "STANDARD_IA") => {
+                warn_of_class(class);
+                Some(class.to_string())
+            }
+            Some(class @ "INTELLIGENT_TIERING") => Some(class.to_string()),
             Some(other) => {
                 return Err(refuse(format!(
                     "storage.class {other:?} is not one of \"STANDARD\", \"STANDARD_IA\", \"INTELLIGENT_TIERING\", \"EXPRESS_ONEZONE\""
