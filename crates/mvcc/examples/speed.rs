@@ -128,6 +128,7 @@ fn main() {
     }
     rebuild(keys, config);
     matcher();
+    yardstick(keys);
 }
 
 fn operations(store: &mut Store, keys: u64, value: &Bytes) {
@@ -232,4 +233,16 @@ fn matcher() {
     }
     report("match of a key against 20,000 watchers", started, rounds);
     println!("  {found} matches");
+}
+
+/// What this machine makes of the standard library's map with the same keys, now: to read the figures above by.
+fn yardstick(keys: u64) {
+    let map: std::collections::BTreeMap<Bytes, u64> = (0..keys).map(|n| (key(n), n)).collect();
+    let rounds = 500_000;
+    let probes: Vec<Bytes> = scattered(keys).take(rounds as usize).map(key).collect();
+    let started = Clock::now();
+    for probe in &probes {
+        std::hint::black_box(map.get(probe));
+    }
+    report("yardstick: lookup in a BTreeMap of the keys", started, rounds);
 }

@@ -14,19 +14,15 @@ const SLOT_OVERHEAD_BYTES: usize = 96;
 /// Slots the hand looks at for one insertion, at most.
 const HAND_STEPS_MAX: usize = 64;
 
-#[derive(Debug, Default)]
-struct Slot {
-    /// Whose value it is; 0: the slot is free. An index entry whose slot has another position has no value here.
-    position: Position,
-    bytes: Bytes,
-    /// Read since the hand came by.
-    read: AtomicBool,
-}
-
 /// See above.
 #[derive(Debug)]
 pub(crate) struct ValueCache {
-    slots: Vec<Slot>,
+    /// Whose value each slot has; 0: the slot is free. An index entry whose slot has another position has no value here.
+    /// Apart from the values, so that asking for one that is not here costs little.
+    positions: Vec<Position>,
+    values: Vec<Bytes>,
+    /// Read since the hand came by.
+    read: Vec<AtomicBool>,
     free: Vec<u32>,
     hand: usize,
     bytes: usize,
@@ -41,7 +37,9 @@ pub(crate) struct ValueCache {
 impl ValueCache {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self {
-            slots: Vec::new(),
+            positions: Vec::new(),
+            values: Vec::new(),
+            read: Vec::new(),
             free: Vec::new(),
             hand: 0,
             bytes: 0,
@@ -65,11 +63,15 @@ impl ValueCache {
         if slot == SLOT_EMPTY {
             return Some(Bytes::new());
         }
-        let found = self.slots.get(slot as usize).filter(|s| s.position == position)?;
-        if !found.read.load(Ordering::Relaxed) {
-            found.read.store(true, Ordering::Relaxed);
+        let at = slot as usize;
+        if self.positions.get(at) != Some(&position) {
+            return None;
         }
-        Some(found.bytes.clone())
+        let read = self.read.get(at)?;
+        if !read.load(Ordering::Relaxed) {
+            read.store(true, Ordering::Relaxed);
+        }
+        self.values.get(at).cloned()
     }
 
     /// Takes a value in and returns its slot. The value must be an allocation of its own.
@@ -77,38 +79,40 @@ impl ValueCache {
         if bytes.is_empty() {
             return SLOT_EMPTY;
         }
-        self.bytes += bytes.len() + SLOT_OVERHEAD_BYTES;
-        let slot = Slot { position, bytes, read: AtomicBool::new(false) };
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.slots[at as usize] = slot;
-                at
-            }
-            None if self.slots.len() < SLOT_EMPTY as usize => {
-                self.slots.push(slot);
-                (self.slots.len() - 1) as u32
-            }
+        if self.free.is_empty() && self.positions.len() >= SLOT_EMPTY as usize {
             // Four thousand million values in memory: there is no number for one more.
-            None => SLOT_NONE,
-        };
+            return SLOT_NONE;
+        }
+        self.bytes += bytes.len() + SLOT_OVERHEAD_BYTES;
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.positions.push(Position(0));
+            self.values.push(Bytes::new());
+            self.read.push(AtomicBool::new(false));
+            (self.positions.len() - 1) as u32
+        });
+        self.positions[at as usize] = position;
+        self.values[at as usize] = bytes;
+        *self.read[at as usize].get_mut() = false;
         self.evict();
         at
     }
 
     /// The value at `slot` is no longer current since the row at `by`.
     pub(crate) fn supersede(&mut self, slot: u32, position: Position, by: Position) {
-        if slot < SLOT_EMPTY && self.slots.get(slot as usize).is_some_and(|s| s.position == position) {
+        if position.0 != 0 && self.positions.get(slot as usize) == Some(&position) {
             self.superseded.push_back((by, slot, position));
         }
     }
 
     /// Forgets a value: its row is gone.
     pub(crate) fn remove(&mut self, slot: u32, position: Position) {
-        if let Some(found) = self.slots.get_mut(slot as usize).filter(|s| s.position == position && position.0 != 0) {
-            let old = std::mem::take(found);
-            self.bytes -= old.bytes.len() + SLOT_OVERHEAD_BYTES;
-            self.free.push(slot);
+        if position.0 == 0 || self.positions.get(slot as usize) != Some(&position) {
+            return;
         }
+        self.positions[slot as usize] = Position(0);
+        let old = std::mem::take(&mut self.values[slot as usize]);
+        self.bytes -= old.len() + SLOT_OVERHEAD_BYTES;
+        self.free.push(slot);
     }
 
     /// Rows up to `position` can be read from the local database from now on.
@@ -135,16 +139,15 @@ impl ValueCache {
         let mut steps = 0;
         while self.bytes > self.bytes_max && steps < HAND_STEPS_MAX {
             steps += 1;
-            if self.hand >= self.slots.len() {
+            if self.hand >= self.positions.len() {
                 self.hand = 0;
             }
             let at = self.hand;
             self.hand += 1;
-            let Some(slot) = self.slots.get_mut(at) else { return };
-            if slot.position.0 == 0 || slot.position > self.written_through || std::mem::take(slot.read.get_mut()) {
+            let Some(&position) = self.positions.get(at) else { return };
+            if position.0 == 0 || position > self.written_through || std::mem::take(self.read[at].get_mut()) {
                 continue;
             }
-            let position = slot.position;
             self.remove(at as u32, position);
         }
     }
