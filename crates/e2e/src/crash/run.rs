@@ -433,6 +433,8 @@ impl Run {
     fn start_work(&mut self, client: &Client) -> Vec<tokio::task::JoinHandle<Vec<Op>>> {
         self.shared.stop.store(false, Ordering::SeqCst);
         let mut holdings = self.holdings();
+        let armed = self.server.options_mut().env.last().map(|(_, value)| value.clone()).unwrap_or_default();
+        let compacting = armed.starts_with("compaction.");
         let mut work: Vec<_> = (0..WRITERS)
             .map(|number| {
                 let own = holdings.pop().unwrap_or_default();
@@ -441,7 +443,7 @@ impl Run {
                 tokio::spawn(writer.run())
             })
             .collect();
-        if self.random.chance(40) && self.checker.revision() > self.compacted + 1 {
+        if (compacting || self.random.chance(40)) && self.checker.revision() > self.compacted + 1 {
             let span = (self.checker.revision() - self.compacted) as u64;
             let revision = self.compacted + 1 + self.random.below(span) as i64;
             self.compacted = revision;
