@@ -27,6 +27,8 @@ pub struct Calls {
     op: Option<Op>,
     prefix: String,
     suffix: String,
+    /// The prefix is the whole key.
+    exact: bool,
 }
 
 impl Calls {
@@ -36,9 +38,7 @@ impl Calls {
             Some((prefix, suffix)) => (prefix, suffix, false),
             None => (pattern, "", true),
         };
-        // An exact key is one that starts and ends with itself and is no longer.
-        let suffix = if exact { prefix } else { suffix };
-        Calls { op: op.into(), prefix: prefix.into(), suffix: suffix.into() }
+        Calls { op: op.into(), prefix: prefix.into(), suffix: suffix.into(), exact }
     }
 
     pub fn all() -> Calls {
@@ -46,11 +46,10 @@ impl Calls {
     }
 
     pub(crate) fn matches(&self, op: Op, key: &str) -> bool {
-        let exact = self.prefix == self.suffix && !self.prefix.is_empty();
         self.op.is_none_or(|o| o == op)
             && key.starts_with(&self.prefix)
             && key.ends_with(&self.suffix)
-            && (if exact { key.len() == self.prefix.len() } else { key.len() >= self.prefix.len() + self.suffix.len() })
+            && (if self.exact { key == self.prefix } else { key.len() >= self.prefix.len() + self.suffix.len() })
     }
 }
 
