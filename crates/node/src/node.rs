@@ -393,8 +393,11 @@ impl Inner {
         // Nothing is acknowledged or confirmed from here on.
         self.publisher.close(Unavailable::Stopped);
         self.confirmer.depose();
-        if self.publisher.in_object_log() < writer::head(&self.store) {
-            return Err("a write arrived while the node was stopping".into());
+        // What the writer had taken before goes up, too, though nobody is told of it any more.
+        while self.publisher.in_object_log() < writer::head(&self.store) {
+            if !self.uploads.flush().await {
+                return Err("uploading ended before everything was in object storage".into());
+            }
         }
         let Some(held) = self.held.lock().await.take() else {
             return Ok(());
