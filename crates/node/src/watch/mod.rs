@@ -32,6 +32,8 @@ mod history;
 mod hub;
 mod item;
 mod options;
+mod progress;
+mod publish;
 mod range;
 mod recent;
 mod replay;

@@ -239,7 +239,8 @@ impl Shared {
                 continue;
             }
             if target.next < found.compacted {
-                wakers.extend(state.kill(target.at, found.compacted));
+                state.kill(target.at, found.compacted);
+                wakers.extend(state.stream(target.stream).and_then(|s| s.queue.append().waker()));
                 worked = true;
                 continue;
             }

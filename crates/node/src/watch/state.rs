@@ -1,7 +1,7 @@
 //! The hub's state: its watchers and streams, and every change of state a watcher can make.
 
 use super::events::{CommittedEvents, RevisionEvents, Selection};
-use super::item::{ALL_WATCHES, CreateError, Deliveries, Delivery, StreamEnd, WatchItem};
+use super::item::{CreateError, Deliveries, StreamEnd, WatchItem};
 use super::options::WatchOptions;
 use super::range::watched;
 use super::recent::Recent;
@@ -72,20 +72,20 @@ pub(super) struct Watcher {
     /// No event since the last tick.
     pub(super) quiet: bool,
     /// The lowest revision it wants.
-    first: Revision,
+    pub(super) first: Revision,
     /// Progress below this is not told.
-    progress_from: Revision,
+    pub(super) progress_from: Revision,
     pub(super) phase: Phase,
     /// While it is synced.
     match_id: Option<MatchId>,
     /// Which publish touched it last, and where its delivery is.
-    mark: u64,
-    mark_at: u32,
+    pub(super) mark: u64,
+    pub(super) mark_at: u32,
 }
 
-struct Pending {
-    events: Arc<RevisionEvents>,
-    deliveries: Deliveries,
+pub(super) struct Pending {
+    pub(super) events: Arc<RevisionEvents>,
+    pub(super) deliveries: Deliveries,
 }
 
 pub(super) struct Stream {
@@ -95,10 +95,11 @@ pub(super) struct Stream {
     next_id: i64,
     /// Slot and uid of watchers that wait for room; some may be gone.
     parked: Vec<(u32, u64)>,
-    pending: Vec<Pending>,
+    /// Gathered by a publish under way.
+    pub(super) pending: Vec<Pending>,
     require_leader: bool,
     /// When its quiet watchers are told the revision next, if any wants it.
-    tick_at: Option<Instant>,
+    pub(super) tick_at: Option<Instant>,
 }
 
 /// Everything behind the hub's lock.
@@ -109,15 +110,16 @@ pub(super) struct State {
     free_watchers: Vec<u32>,
     pub(super) streams: Vec<Option<Stream>>,
     free_streams: Vec<u32>,
-    matcher: Matcher,
+    pub(super) matcher: Matcher,
     /// Watchers in phase `Waiting`, by turn and by where they go on.
     waiting_by_turn: BTreeMap<u64, u32>,
     waiting_by_next: BTreeSet<(Revision, u32)>,
     pub(super) ticks: Ticks,
     next_uid: u64,
     next_turn: u64,
-    next_mark: u64,
-    touched: Vec<u32>,
+    pub(super) next_mark: u64,
+    /// Streams with something pending.
+    pub(super) touched: Vec<u32>,
     pub(super) watcher_count: usize,
     pub(super) unsynced_count: usize,
     pub(super) events_total: u64,
@@ -370,20 +372,19 @@ impl State {
         }
     }
 
-    fn is_synced(&self, at: u32) -> bool {
+    pub(super) fn is_synced(&self, at: u32) -> bool {
         self.watchers[at as usize].as_ref().is_some_and(|w| w.phase == Phase::Synced)
     }
 
     /// W6: what it needs is compacted.
-    pub(super) fn kill(&mut self, at: u32, compacted: Revision) -> Option<Waker> {
+    pub(super) fn kill(&mut self, at: u32, compacted: Revision) {
         self.set_phase(at, Phase::Dead);
-        let watcher = self.watchers[at as usize].as_ref()?;
-        let (slot, watch_id) = (watcher.stream, watcher.id);
+        let Some((slot, watch_id)) = self.watchers[at as usize].as_ref().map(|w| (w.stream, w.id)) else { return };
         let revision = header_revision(compacted, self.published);
-        let stream = self.stream(slot)?;
-        let mut queue = stream.queue.append();
-        queue.push(WatchItem::Canceled { watch_id, revision, compacted: Some(compacted) }, 0);
-        queue.waker()
+        if let Some(stream) = self.stream(slot) {
+            let canceled = WatchItem::Canceled { watch_id, revision, compacted: Some(compacted) };
+            stream.queue.append().push(canceled, 0);
+        }
     }
 
     /// There is room in a stream's queue again. `true`: replay has work.
@@ -424,167 +425,6 @@ impl State {
     /// Whether anybody waits for replay.
     pub(super) fn anyone_waits(&self) -> bool {
         !self.waiting_by_turn.is_empty()
-    }
-
-    // Publishing.
-
-    /// Hands on one revision. Deliveries gather in the streams' `pending` until [`flush`](Self::flush).
-    pub(super) fn publish_one(&mut self, committed: CommittedEvents, wakers: &mut Vec<Waker>) {
-        let revision = committed.revision;
-        if revision <= self.published {
-            tracing::error!(%revision, published = %self.published, "a revision was published twice: ignored");
-            return;
-        }
-        if revision != self.published.next() {
-            self.skip_to(Revision(revision.0 - 1), wakers);
-        }
-        self.published = revision;
-        if self.watcher_count == 0 {
-            self.recent.clear();
-            return;
-        }
-        let committed = Arc::new(committed);
-        self.recent.push(committed.clone());
-        self.next_mark += 1;
-        let mark = self.next_mark;
-        let Self { matcher, watchers, streams, touched, events_total, .. } = self;
-        let mut shared: Option<Arc<RevisionEvents>> = None;
-        for (place, event) in committed.events.iter().enumerate() {
-            let place = place as u32;
-            matcher.for_each_match(&event.kv.key, |at| {
-                let Some(watcher) = watchers.get_mut(at as usize).and_then(Option::as_mut) else { return };
-                if revision < watcher.first || !watcher.wanted.kind(event.kind) {
-                    return;
-                }
-                let Some(stream) = streams.get_mut(watcher.stream as usize).and_then(Option::as_mut) else { return };
-                *events_total += 1;
-                let last = stream.pending.last_mut().filter(|p| p.events.revision() == revision);
-                if watcher.mark == mark {
-                    if let Some(pending) = last {
-                        pending.deliveries.as_mut_slice()[watcher.mark_at as usize].selection.push(place);
-                    }
-                    return;
-                }
-                watcher.mark = mark;
-                watcher.quiet = false;
-                let delivery = Delivery {
-                    watch_id: watcher.id,
-                    prev_kv: watcher.prev_kv,
-                    fragment: watcher.fragment,
-                    selection: Selection::one(place),
-                };
-                match last {
-                    Some(pending) => {
-                        watcher.mark_at = pending.deliveries.as_slice().len() as u32;
-                        pending.deliveries.push(delivery);
-                    }
-                    None => {
-                        watcher.mark_at = 0;
-                        let events = shared.get_or_insert_with(|| Arc::new(RevisionEvents::new(committed.clone())));
-                        if stream.pending.is_empty() {
-                            touched.push(watcher.stream);
-                        }
-                        stream.pending.push(Pending { events: events.clone(), deliveries: Deliveries::One(delivery) });
-                    }
-                }
-            });
-        }
-    }
-
-    /// Appends what is pending to the streams' queues; what does not fit makes its watchers fall behind.
-    pub(super) fn flush(&mut self, wakers: &mut Vec<Waker>) {
-        let mut touched = std::mem::take(&mut self.touched);
-        let mut behind: Vec<(u32, Revision)> = Vec::new();
-        for &slot in &touched {
-            let Some(stream) = self.streams.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
-            let mut queue = stream.queue.append();
-            let mut full = false;
-            for pending in stream.pending.drain(..) {
-                let revision = pending.events.revision();
-                let event_bytes = pending.events.bytes();
-                let item = WatchItem::Live { events: pending.events, deliveries: pending.deliveries };
-                full = full || !queue.fits(item.overhead_bytes() + event_bytes);
-                if !full {
-                    queue.push(item, event_bytes);
-                } else if let WatchItem::Live { deliveries, .. } = item {
-                    let ids = deliveries.as_slice().iter().map(|d| d.watch_id);
-                    behind.extend(ids.filter_map(|id| stream.ids.get(&id)).map(|&at| (at, revision)));
-                }
-            }
-            wakers.extend(queue.waker());
-        }
-        // W3. Ascending for each watcher: only the first counts.
-        for (at, revision) in behind {
-            if self.is_synced(at) {
-                self.park(at, revision);
-            }
-        }
-        touched.clear();
-        self.touched = touched;
-    }
-
-    /// Revisions up to `to` happened that were not published: everybody who wants them falls behind (W3).
-    pub(super) fn skip_to(&mut self, to: Revision, wakers: &mut Vec<Waker>) {
-        // What is pending is older: it goes first.
-        self.flush(wakers);
-        let from = self.published.next();
-        self.recent.clear();
-        self.published = self.published.max(to);
-        for at in 0..self.watchers.len() as u32 {
-            let Some(watcher) = &self.watchers[at as usize] else { continue };
-            let next = watcher.first.max(from);
-            if watcher.phase == Phase::Synced && next <= to {
-                self.wait(at, next, None);
-            }
-        }
-    }
-
-    // Progress.
-
-    /// Whether a watcher has been told everything up to the published revision, and that is not below
-    /// what it asked for. One that was canceled has nothing more to be told.
-    fn is_current(&self, at: u32) -> bool {
-        self.watchers[at as usize].as_ref().is_none_or(|w| match w.phase {
-            Phase::Synced => w.progress_from <= self.published,
-            Phase::Dead => true,
-            Phase::Waiting { .. } | Phase::Reading { .. } | Phase::Parked { .. } => false,
-        })
-    }
-
-    /// W5: answers a manual progress request, or drops it.
-    pub(super) fn request_progress(&mut self, slot: u32) {
-        let revision = self.published;
-        let Some(stream) = self.streams.get(slot as usize).and_then(Option::as_ref) else { return };
-        if stream.ids.is_empty() || !stream.ids.values().all(|&at| self.is_current(at)) {
-            return;
-        }
-        let mut queue = stream.queue.append();
-        let item = WatchItem::Progress { watch_id: ALL_WATCHES, revision };
-        if queue.fits(item.overhead_bytes()) {
-            queue.push(item, 0);
-        }
-    }
-
-    /// Tells the quiet watchers of the streams whose time has come the revision.
-    pub(super) fn tick(&mut self, now: Instant, wakers: &mut Vec<Waker>) {
-        let revision = self.published;
-        while let Some(slot) = self.ticks.take_due(now) {
-            let Some(stream) = self.streams.get_mut(slot as usize).and_then(Option::as_mut) else { continue };
-            stream.tick_at = Some(self.ticks.add(slot, stream.uid, now));
-            let mut queue = stream.queue.append();
-            for &at in stream.ids.values() {
-                let Some(watcher) = self.watchers[at as usize].as_mut() else { continue };
-                if !watcher.progress_notify {
-                    continue;
-                }
-                let current = watcher.phase == Phase::Synced && watcher.progress_from <= revision;
-                let item = WatchItem::Progress { watch_id: watcher.id, revision };
-                if std::mem::replace(&mut watcher.quiet, true) && current && queue.fits(item.overhead_bytes()) {
-                    queue.push(item, 0);
-                }
-            }
-            wakers.extend(queue.waker());
-        }
     }
 
     /// The lowest revision an unsynced watcher still needs.
