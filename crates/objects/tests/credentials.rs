@@ -98,7 +98,7 @@ async fn keys_in_the_environment() {
 async fn the_container_of_eks_pod_identity() {
     let service = TokenServer::start(|line, _| {
         let body = format!(r#"{{"AccessKeyId":"AKPOD","SecretAccessKey":"s","Token":"pod","Expiration":"{EXPIRES}"}}"#);
-        line.starts_with("GET /v1/credentials").then(|| ("application/json", body))
+        line.starts_with("GET /v1/credentials").then_some(("application/json", body))
     });
     let case = Case::new().await.file("token", "secret of the pod");
     let (uri, token) = (format!("{}/v1/credentials", service.endpoint), case.path("token"));

@@ -200,7 +200,7 @@ impl Bucket for FileBucket {
     async fn upload(&self, key: &str) -> Result<Box<dyn Upload>> {
         check_key("upload", key)?;
         let root = Arc::clone(&self.root);
-        let file = self.run("upload", key, ErrorKind::Unavailable, |root| ops::start_upload(root)).await?;
+        let file = self.run("upload", key, ErrorKind::Unavailable, ops::start_upload).await?;
         Ok(Box::new(FileUpload::new(root, Arc::clone(&self.ops), self.timeout, key, file)))
     }
 
