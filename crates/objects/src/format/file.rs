@@ -89,8 +89,25 @@ thread_local! {
     static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// `None` where it saves less than a sixteenth.
+/// Bodies above this are tried on a sample first, in bytes,
+const SAMPLE_ABOVE_BYTES: usize = 64 << 10;
+/// of this many pieces,
+const SAMPLE_PIECES: usize = 4;
+/// each of this many bytes.
+const SAMPLE_PIECE_BYTES: usize = 4 << 10;
+
+/// `None` where it saves less than a sixteenth. The same bytes give the same result.
 fn compress(bytes: &[u8], level: i32) -> Option<Vec<u8>> {
+    if bytes.len() > SAMPLE_ABOVE_BYTES {
+        let piece =
+            |n: usize| bytes.get(bytes.len() / SAMPLE_PIECES * n..).and_then(|rest| rest.get(..SAMPLE_PIECE_BYTES));
+        let sample: Vec<u8> = (0..SAMPLE_PIECES).filter_map(piece).flatten().copied().collect();
+        compress_all(&sample, level)?;
+    }
+    compress_all(bytes, level)
+}
+
+fn compress_all(bytes: &[u8], level: i32) -> Option<Vec<u8>> {
     let compressed = COMPRESSOR.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = zstd::bulk::Compressor::new(level).ok();
