@@ -101,6 +101,9 @@ impl ObjectLog {
     pub fn read(&self, sources: Vec<Source>) -> BoxStream<'static, Result<LogPiece, ReadError>> {
         let budget = ReadBudget::new(READ_BYTES_MAX);
         let log = self.clone();
+        // Room is taken in order, one after the other; the fetches themselves, handed out as futures,
+        // then run beside each other.
+        #[allow(clippy::async_yields_async)]
         let fetches = stream::iter(sources).then(move |source| {
             let (log, budget) = (log.clone(), budget.clone());
             async move {

@@ -161,7 +161,7 @@ fn lasts(row: &Row) -> bool {
 
 /// Nodes differ in what they have compacted.
 fn survives(row: &Row, compaction: u64) -> bool {
-    lasts(row) || mix(row.position.0 / 9 ^ compaction << 40).is_multiple_of(2)
+    lasts(row) || mix((row.position.0 / 9) ^ (compaction << 40)).is_multiple_of(2)
 }
 
 const FOLD: FoldPolicy =

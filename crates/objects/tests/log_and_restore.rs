@@ -156,6 +156,7 @@ async fn every_damaged_chunk_is_named_and_never_skipped() {
     restores_whole(&w).await;
 }
 
+#[allow(clippy::ptr_arg)] // as `cut`, which needs it
 fn flip(bytes: &mut Vec<u8>) {
     let at = bytes.len() / 2;
     bytes[at] ^= 0x10;

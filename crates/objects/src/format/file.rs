@@ -23,10 +23,13 @@ pub struct EncodedFile {
 }
 
 /// How hard zstd tries. Fixed for each kind, so that the same content gives the same bytes.
+///
+/// Chunks are on a write's way and live for a day: at level 1 compressing them costs more than all the
+/// rest of encoding. Segments and parts are made in the background and stay.
 fn zstd_level(kind: Kind) -> i32 {
     match kind {
-        Kind::SnapshotPart | Kind::Segment => 3,
-        _ => 1,
+        Kind::SnapshotPart | Kind::Segment => 1,
+        _ => -5,
     }
 }
 

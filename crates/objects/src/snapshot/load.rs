@@ -78,6 +78,8 @@ pub(super) fn read_parts(
     numbers: Vec<usize>,
 ) -> BoxStream<'static, Result<PartFile, ReadError>> {
     let budget = ReadBudget::new(LOAD_BYTES_MAX);
+    // Room is taken in order; the fetches, handed out as futures, then run beside each other.
+    #[allow(clippy::async_yields_async)]
     let fetches = stream::iter(numbers).then(move |number| {
         let (bucket, manifest, budget) = (bucket.clone(), manifest.clone(), budget.clone());
         async move {
