@@ -5,6 +5,7 @@
 //! shared by the HTTP/2 library, which reads and fills the buffer, and the connection's driver,
 //! which empties it; both run in the same task, so the lock is never waited for.
 
+use super::authority::AuthorityMender;
 use super::frame_meter::FrameMeter;
 use crate::metrics::Traffic;
 use parking_lot::Mutex;
@@ -50,6 +51,7 @@ struct Inner<S> {
     /// Every flush goes to the socket, as HTTP/1 wants it.
     through: bool,
     meter: FrameMeter,
+    mender: AuthorityMender,
     reads: u64,
     traffic: Traffic,
 }
@@ -66,6 +68,7 @@ impl<S> Wire<S> {
             at_boundary: true,
             through: false,
             meter: FrameMeter::new(),
+            mender: AuthorityMender::new(),
             reads: 0,
             traffic,
         })))
@@ -185,6 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
             inner.traffic.received(buf.filled().len() - before);
         }
         if !inner.through {
+            inner.mender.mend(&mut buf.filled_mut()[before..]);
             inner.meter.observe(&buf.filled()[before..]);
         }
         inner.reads += 1;
