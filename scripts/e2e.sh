@@ -3,18 +3,25 @@
 #
 #   scripts/e2e.sh           all of it, against netsy
 #   scripts/e2e.sh quick     without the minute-long ones, and with few kills
+#   scripts/e2e.sh perf      etcdctl check perf --load=s and m against a release build; wants a quiet machine
 #   scripts/e2e.sh etcd      the same expectations against a real etcd (scripts/etcd.sh builds it)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 mode=${1:-all}
 case $mode in
-all | quick | etcd) ;;
+all | quick | perf | etcd) ;;
 *)
-    echo "$mode is no mode: all, quick or etcd" >&2
+    echo "$mode is no mode: all, quick, perf or etcd" >&2
     exit 2
     ;;
 esac
+
+if [ "$mode" = perf ]; then
+    cargo build --release -p netsy
+    NETSY_BIN=$PWD/target/release/netsy cargo test --workspace --test e2e check_perf -- --ignored --test-threads=1
+    exit
+fi
 
 if [ "$mode" = etcd ]; then
     scripts/etcd.sh

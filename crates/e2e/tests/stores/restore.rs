@@ -1,11 +1,11 @@
 //! Write, kill, wipe the local database, restore, compare.
 
 use crate::everything::{look, write};
-use crate::setup::{Setting, server};
+use crate::setup::{Setting, metric, server};
 use netsy_e2e::{Kind, Server};
 use netsy_fakestore::real::RealServer;
 use netsy_fakestore::{Calls, Dialect, FakeStore, Fault, FaultKind, Op};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Acknowledged by the bucket alone, with snapshots and clean-up all the time; and as a single node does by default,
 /// restored from the log.
@@ -14,11 +14,16 @@ const SETTINGS: [Setting; 2] = [
     Setting { prefix: "two", quorum: -1, snapshot_records: 1_000_000 },
 ];
 
-async fn comes_back(server: &mut Server) {
+async fn comes_back(server: &mut Server, setting: Setting) {
     server.start_again().await;
     for round in 0..2 {
         let client = server.client().await;
         write(&client, round).await;
+        if setting.snapshot_records < 1_000 {
+            // What follows is restored from a snapshot and the log after it.
+            await_snapshot(server).await;
+            write(&client, round + 10).await;
+        }
         let before = look(&client).await;
         server.kill();
         server.wipe_local_database();
@@ -36,9 +41,18 @@ async fn comes_back(server: &mut Server) {
     server.stop().await;
 }
 
+/// Until this process has written one.
+async fn await_snapshot(server: &Server) {
+    let start = Instant::now();
+    while metric(server, "netsy_snapshots_total").await < 1.0 {
+        assert!(start.elapsed() < Duration::from_secs(30), "no snapshot; it printed:\n{}", server.log_tail());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn comes_back_with_each_setting(dialect: Dialect, endpoint: &str) {
     for setting in SETTINGS {
-        comes_back(&mut server(dialect, endpoint, setting)).await;
+        comes_back(&mut server(dialect, endpoint, setting), setting).await;
     }
 }
 
@@ -65,7 +79,6 @@ async fn fake_s3() {
         comes_back_with_each_setting(Dialect::S3, &store.endpoint()).await;
         assert!(!store.keys().iter().any(|key| !key.starts_with("team/one/") && !key.starts_with("two/")));
         assert!(store.keys().iter().any(|key| key.starts_with("team/one/snapshots/")), "{:?}", store.keys());
-        assert!(store.object("team/one/log/00000000000000000001.netsy").is_none(), "clean-up has been there");
     }
 }
 
@@ -112,8 +125,23 @@ async fn a_store_with_every_fault() {
             Fault::new(Calls::new(Op::Put, "*log/*"), FaultKind::Delay(Duration::from_millis(300))).skip(20).times(5),
         );
         let setting = Setting { snapshot_records: 300, ..SETTINGS[0] };
-        comes_back(&mut server(dialect, &store.endpoint(), setting)).await;
+        comes_back(&mut server(dialect, &store.endpoint(), setting), setting).await;
         let hits: u64 = handles.iter().map(|(_, handle)| handle.hits()).sum();
         assert!(hits > 10, "only {hits} faults were met");
     }
+}
+
+/// A store that does not do what is needed is refused at the start, with the check that it failed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfit_store_is_refused() {
+    if Kind::under_test() != Kind::Netsy {
+        return;
+    }
+    let store = RealServer::rclone();
+    let mut server = server(Dialect::S3, &store.endpoint(), SETTINGS[0]);
+    server.spawn();
+    let ended = server.wait_for_end(Duration::from_secs(60)).await.expect("it ends by itself");
+    let log = server.log_tail();
+    assert!(!ended.success() && log.contains("failed the start-up check \"create-only write"), "{log}");
+    assert!(log.contains("not Garage, s3s-fs or rclone serve s3"), "it says what to do: {log}");
 }

@@ -3,6 +3,8 @@
 use netsy_e2e::{Options, Server};
 use netsy_fakestore::real::{KEY_ID, SECRET};
 use netsy_fakestore::{BUCKET, Dialect};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const ARGS: &str = "server\n--config={config}\n--node-id=n1\n--data-dir={data}/node\n--bind-client={client}\n\
                     --bind-health={peer}\n--insecure-loopback-only\n";
@@ -26,6 +28,17 @@ pub fn environment() -> Vec<(String, String)> {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec()
+}
+
+/// A figure of `/metrics`.
+pub async fn metric(server: &Server, name: &str) -> f64 {
+    let mut socket = TcpStream::connect(server.address()).await.expect("connect");
+    let request = "GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
+    socket.write_all(request.as_bytes()).await.expect("ask");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("an answer");
+    let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("{name} is not in {answer}")).trim().parse().expect("a number")
 }
 
 /// A server not started yet.
