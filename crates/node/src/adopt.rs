@@ -1,10 +1,12 @@
 //! Taking over the object log at the start of a term: adopt it, seal it, upload the own tail (R4, R7).
 
 use crate::failpoint;
-use crate::start::StartError;
+use crate::log_thread::{LogThread, before_entry};
+use crate::node::Inner;
+use crate::start::{StartError, blocking};
 use crate::uploader::ChunkWriter;
 use async_trait::async_trait;
-use netsy_api::ids::{LogIndex, Position, Term};
+use netsy_api::ids::{ChunkSeq, LogIndex, Position, Term};
 use netsy_api::log::{Entry, Row};
 use netsy_localdb as localdb;
 use netsy_objects::format::ChunkInfo;
@@ -17,70 +19,91 @@ use netsy_objects::restore::{CaughtUp, RestoreError, RestoreSink, SinkError, cat
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The note in the local database that says how far it was last known to equal the object log.
-pub(crate) const LOG_POINT_NOTE: &str = "object-log";
 /// Bytes of entries in one chunk of the tail: a long tail goes up in large chunks.
 const TAIL_CHUNK_BYTES: usize = 16 << 20;
 /// Pause before a chunk that did not land is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// The point up to which this database is known to equal the object log; `None`: not known.
-pub(crate) fn known_point(db: &localdb::Writer) -> Result<Option<LogPoint>, StartError> {
-    let Some(note) = db.note(LOG_POINT_NOTE)? else {
-        return Ok((db.end() == localdb::LogEnd::EMPTY).then_some(LogPoint::START));
+pub(crate) fn known_point(db: &localdb::Writer, readers: &localdb::Readers) -> Result<Option<LogPoint>, StartError> {
+    let (end, uploaded) = (db.end(), db.progress().uploaded);
+    if uploaded.seq.0 == 0 {
+        return Ok((end == localdb::LogEnd::EMPTY).then_some(LogPoint::START));
+    }
+    // A log that was cut since then is no continuation of it, and one whose rows are gone does not tell.
+    if uploaded.index > end.index || uploaded.index < db.progress().partial_through {
+        return Ok(None);
+    }
+    let (next_position, revision) = if uploaded.index == end.index {
+        (end.position.next(), end.revision)
+    } else {
+        match readers.entries_from(uploaded.index.next(), 1)?.first() {
+            Some((first, entry)) => before_entry(*first, entry),
+            None => return Ok(None),
+        }
     };
-    let point: LogPoint = serde_json::from_slice(&note).map_err(|e| {
-        StartError::Local(format!("the note {LOG_POINT_NOTE} in the local database cannot be read: {e}"))
-    })?;
-    // A log that was cut since then is no continuation of it.
-    let fits = point.last_index <= db.end().index
-        && (point.last_index.0 == 0 || db.term_at(point.last_index) == Some(point.last_term));
-    Ok(fits.then_some(point))
+    Ok(Some(LogPoint {
+        seq: uploaded.seq,
+        term: uploaded.term,
+        last_index: uploaded.index,
+        last_term: db.term_at(uploaded.index).unwrap_or_default(),
+        next_position,
+        revision,
+    }))
 }
 
-/// Records how far the database equals the object log.
-pub(crate) fn note_point(db: &mut localdb::Writer, point: &LogPoint) -> Result<(), StartError> {
-    let text = serde_json::to_vec(point).map_err(|e| StartError::Local(e.to_string()))?;
-    Ok(db.set_note(LOG_POINT_NOTE, &text)?)
+/// Whether a database holds what the object log holds up to `point`: entries are the same by index and term.
+pub(crate) fn fits(db: &localdb::Writer, point: &LogPoint) -> bool {
+    point.last_index <= db.end().index
+        && (point.last_index.0 == 0 || db.term_at(point.last_index) == Some(point.last_term))
+}
+
+/// How far the object log goes, as the database notes it beside what it commits.
+pub(crate) fn uploaded(point: &LogPoint) -> localdb::Uploaded {
+    localdb::Uploaded { seq: point.seq, term: point.term, index: point.last_index }
 }
 
 /// Takes entries of the object log into the local database (R7): what both have with equal terms stays, the own log
 /// goes from the first index where they differ, and what it lacks is added.
-pub(crate) struct DatabaseSink<'a> {
-    pub(crate) db: &'a mut localdb::Writer,
-    pub(crate) term: Term,
+struct DatabaseSink<'a> {
+    thread: &'a LogThread,
+    term: Term,
 }
 
 impl DatabaseSink<'_> {
-    fn take(&mut self, entries: &[Arc<Entry>], chunks: &[ChunkInfo], end: &LogPoint) -> Result<(), StartError> {
+    async fn take(&self, entries: &[Arc<Entry>], chunks: &[ChunkInfo], end: &LogPoint) -> Result<(), StartError> {
         check_terms(chunks, self.term)?;
-        let mutations: u64 = entries.iter().map(|e| e.mutations.len() as u64).sum();
-        let mut position = Position(end.next_position.0 - mutations);
-        let mut missing: Vec<(Position, Arc<Entry>)> = vec![];
-        for entry in entries {
-            match self.db.term_at(entry.index) {
-                // Only while nothing was found missing: after a cut everything that follows is missing.
-                Some(term) if term == entry.term && missing.is_empty() => {}
-                Some(term) if missing.is_empty() => {
-                    let visible = self.db.progress().visible_index;
-                    if entry.index <= visible {
-                        return Err(StartError::Diverged(format!(
-                            "entry {} is of term {term} in the local database, which showed it as committed, and of term {} in the object log",
-                            entry.index, entry.term
-                        )));
-                    }
-                    self.db.truncate_after(LogIndex(entry.index.0 - 1))?;
-                    missing.push((position, entry.clone()));
-                }
-                _ => missing.push((position, entry.clone())),
-            }
-            position = Position(position.0 + entry.mutations.len() as u64);
-        }
-        if !missing.is_empty() {
-            self.db.commit(&localdb::Batch { entries: &missing, ..localdb::Batch::default() })?;
-        }
-        Ok(())
+        let (entries, end) = (entries.to_vec(), *end);
+        self.thread.with(move |db| take(db, &entries, &end)).await?
     }
+}
+
+fn take(db: &mut localdb::Writer, entries: &[Arc<Entry>], end: &LogPoint) -> Result<(), StartError> {
+    let mutations: u64 = entries.iter().map(|e| e.mutations.len() as u64).sum();
+    let mut position = Position(end.next_position.0 - mutations);
+    let mut missing: Vec<(Position, Arc<Entry>)> = vec![];
+    for entry in entries {
+        match db.term_at(entry.index) {
+            // Only while nothing was found missing: after a cut everything that follows is missing.
+            Some(term) if term == entry.term && missing.is_empty() => {}
+            Some(term) if missing.is_empty() => {
+                let visible = db.progress().visible_index;
+                if entry.index <= visible {
+                    return Err(StartError::Diverged(format!(
+                        "entry {} is of term {term} in the local database, which showed it as committed, and of term {} in the object log",
+                        entry.index, entry.term
+                    )));
+                }
+                db.truncate_after(LogIndex(entry.index.0 - 1))?;
+                missing.push((position, entry.clone()));
+            }
+            _ => missing.push((position, entry.clone())),
+        }
+        position = Position(position.0 + entry.mutations.len() as u64);
+    }
+    let noted = Some(uploaded(end));
+    db.commit(&localdb::Batch { entries: &missing, uploaded: noted, ..localdb::Batch::default() })?;
+    Ok(())
 }
 
 /// A chunk of a higher term means that another Primary is at work (R4).
@@ -130,7 +153,7 @@ impl RestoreSink for Carried<DatabaseSink<'_>> {
     }
 
     async fn entries(&mut self, entries: &[Arc<Entry>], chunks: &[ChunkInfo], end: &LogPoint) -> Result<(), SinkError> {
-        let taken = self.inner.take(entries, chunks, end);
+        let taken = self.inner.take(entries, chunks, end).await;
         self.keep(taken)
     }
 }
@@ -138,14 +161,13 @@ impl RestoreSink for Carried<DatabaseSink<'_>> {
 /// Brings the local database up to the end of the object log, from a point where both are the same.
 /// `None`: what it needs is folded into a snapshot.
 pub(crate) async fn adopt(
-    log: &ObjectLog,
-    db: &mut localdb::Writer,
-    writer: &ChunkWriter,
+    node: &Inner,
+    term: Term,
     from: LogPoint,
 ) -> Result<Option<LogPoint>, StartError> {
     // A snapshot is a place to go on from only where both logs are known to be the same.
-    let mut sink = Carried::new(DatabaseSink { db, term: writer.term });
-    match catch_up(log, from, from.last_index, &mut sink).await {
+    let mut sink = Carried::new(DatabaseSink { thread: &node.thread, term });
+    match catch_up(&node.log, from, from.last_index, &mut sink).await {
         Ok(CaughtUp::End(point)) => {
             failpoint::hit("start.adopted");
             Ok(Some(point))
@@ -165,12 +187,9 @@ pub(crate) enum Sealed {
 }
 
 /// R4: creates the seal at the next number; a chunk found in its place is adopted and the next number tried.
-pub(crate) async fn seal(
-    log: &ObjectLog,
-    db: &mut localdb::Writer,
-    writer: &ChunkWriter,
-    mut point: LogPoint,
-) -> Result<Sealed, StartError> {
+pub(crate) async fn seal(node: &Inner, writer: &ChunkWriter, mut point: LogPoint) -> Result<Sealed, StartError> {
+    let log = &node.log;
+    let sink = DatabaseSink { thread: &node.thread, term: writer.term };
     loop {
         let seal = NewChunk::encode(writer.meta_after(&point), &[]).map_err(|e| StartError::Local(e.to_string()))?;
         match create(log, &seal).await? {
@@ -184,7 +203,7 @@ pub(crate) async fn seal(
             Created::Taken(chunk) => {
                 let piece = LogPiece::from_chunk(keys::chunk(chunk.meta.seq), *chunk);
                 let skip = point.follow(&piece)?;
-                DatabaseSink { db, term: writer.term }.take(&piece.entries[skip..], &piece.chunks, &point)?;
+                sink.take(piece.entries.get(skip..).unwrap_or_default(), &piece.chunks, &point).await?;
             }
             Created::CleanedUp => return Ok(Sealed::StartOver),
         }
@@ -193,15 +212,15 @@ pub(crate) async fn seal(
 
 /// Uploads what the local database has beyond the object log.
 pub(crate) async fn upload_tail(
-    log: &ObjectLog,
-    db: &localdb::Writer,
-    readers: &localdb::Readers,
+    node: &Inner,
     writer: &ChunkWriter,
     mut point: LogPoint,
 ) -> Result<LogPoint, StartError> {
-    let end = db.end().index;
+    let log = &node.log;
+    let end = node.thread.with(|db| db.end().index).await?;
     while point.last_index < end {
-        let entries = readers.entries_from(point.last_index.next(), TAIL_CHUNK_BYTES)?;
+        let (readers, from) = (node.readers.clone(), point.last_index.next());
+        let entries = blocking(move || readers.entries_from(from, TAIL_CHUNK_BYTES)).await??;
         if entries.is_empty() {
             return Err(StartError::Local(format!(
                 "entry {} is not in the local database, whose log ends at {end}",
@@ -243,4 +262,64 @@ async fn create(log: &ObjectLog, chunk: &NewChunk) -> Result<Created, StartError
             other => return Ok(other?),
         }
     }
+}
+
+/// R4: reads the object log to its end, seals it, uploads the tail. All of the own log is in the object log then.
+pub(crate) async fn take_over(node: &Arc<Inner>, writer: &ChunkWriter) -> Result<LogPoint, StartError> {
+    for _ in 0..ADOPT_TRIES_MAX {
+        let adopted = match newest_known_point(node).await? {
+            Some(from) => {
+                check_reaches(&node.log, &from).await?;
+                adopt(node, writer.term, from).await?
+            }
+            None => None,
+        };
+        let point = match adopted {
+            Some(point) => point,
+            None => crate::restore::restore(node, writer.term).await?,
+        };
+        if let Sealed::At(point) = seal(node, writer, point).await? {
+            let point = upload_tail(node, writer, point).await?;
+            note_point(node, point).await?;
+            return Ok(point);
+        }
+        note_point(node, point).await?;
+    }
+    Err(StartError::Deposed("the object log is being cleaned up faster than this node can read it".into()))
+}
+
+/// Listings of the object log that fell into clean-up's holes before a takeover gives up.
+const ADOPT_TRIES_MAX: u32 = 100;
+
+/// The newest point known, in memory or in the database, up to which the own log is the object log.
+async fn newest_known_point(node: &Inner) -> Result<Option<LogPoint>, StartError> {
+    let (tail, readers) = (node.tail(), node.readers.clone());
+    node.thread
+        .with(move |db| {
+            let noted = known_point(db, &readers)?;
+            let tail = (tail.seq.0 > 0 && fits(db, &tail)).then_some(tail);
+            Ok(noted.into_iter().chain(tail).max_by_key(|point| point.seq))
+        })
+        .await?
+}
+
+async fn note_point(node: &Inner, point: LogPoint) -> Result<(), StartError> {
+    node.saw_tail(point);
+    let noted = Some(uploaded(&point));
+    node.thread
+        .with(move |db| db.commit(&localdb::Batch { uploaded: noted, ..localdb::Batch::default() }))
+        .await??;
+    Ok(())
+}
+
+/// The newest chunk is never deleted (R4): a log that ends before what was seen of it is another log.
+async fn check_reaches(log: &ObjectLog, known: &LogPoint) -> Result<(), StartError> {
+    let end = log.list(ChunkSeq(known.seq.0.saturating_sub(1))).await?.end();
+    if end < known.seq {
+        return Err(StartError::Diverged(format!(
+            "the object log ends at chunk {end}, this node knows it to have reached {}: is it the right bucket and storage.key_prefix?",
+            known.seq
+        )));
+    }
+    Ok(())
 }

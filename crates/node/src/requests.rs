@@ -5,14 +5,13 @@ use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
 use crate::reads::linearized;
-use crate::writer::{Command, Written};
+use crate::writer::Written;
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, Position, Revision, Term};
 use netsy_api::log::AlarmKind;
 use netsy_mvcc::{HashKv, Renewal, WriteRequest};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Ids offered for a lease that may choose: with 2^63 of them one is enough, more cost nothing.
 const LEASE_CANDIDATES: usize = 4;
@@ -128,7 +127,7 @@ impl Node {
     pub async fn members(&self) -> Vec<MemberInfo> {
         let me = &self.0.identity;
         vec![MemberInfo {
-            id: me.member_id,
+            id: me.member_id(),
             name: me.node_id.as_str().to_string(),
             peer_urls: me.peer_urls.clone(),
             client_urls: me.client_urls.clone(),
@@ -143,7 +142,8 @@ impl Node {
         let fault = metrics.local_fault().map(|e| format!("local database: {e}"));
         // Without the bucket writes go on only where the own disk is enough.
         let fault = fault.or_else(|| {
-            metrics.bucket_fault().filter(|_| node.rule.only_object_log()).map(|e| format!("object storage: {e}"))
+            let needed = node.leading().is_some_and(|primary| primary.rule.only_object_log());
+            metrics.bucket_fault().filter(|_| needed).map(|e| format!("object storage: {e}"))
         });
         let stopping = node.is_stopping();
         let store = node.store.read();
@@ -151,10 +151,10 @@ impl Node {
             db_size: metrics.db_bytes.load(Ordering::Relaxed),
             db_size_in_use: metrics.db_bytes_in_use.load(Ordering::Relaxed),
             db_quota: node.config.db_bytes_max,
-            leader_member_id: if stopping { 0 } else { node.identity.member_id },
+            leader_member_id: if stopping { 0 } else { node.leader_member_id() },
             index: store.last_index(),
             applied_index: store.visible_index(),
-            term: node.term,
+            term: node.term(),
             alarms: store.alarms(),
             keys: store.key_count() as u64,
             leases: store.lease_count() as u64,
@@ -164,7 +164,7 @@ impl Node {
 
     /// Waits until what the compaction at `revision` let go is gone from the local database.
     pub async fn compact_wait(&self, revision: Revision) -> Result<(), NodeError> {
-        let mut done = self.0.compacted.clone();
+        let mut done = self.0.compacted.subscribe();
         done.wait_for(|done| *done >= revision).await.map_err(|_| NodeError::from(Unavailable::Stopped))?;
         Ok(())
     }
@@ -172,10 +172,8 @@ impl Node {
     /// Gives unused space of the local database back, in steps between which requests go on.
     pub async fn defragment(&self) -> Result<(), NodeError> {
         loop {
-            let (done, step) = oneshot::channel();
-            let stopped = || NodeError::from(Unavailable::Stopped);
-            self.0.commands.send(Command::Vacuum { pages: VACUUM_PAGES, done }).await.map_err(|_| stopped())?;
-            let step = step.await.map_err(|_| stopped())?.map_err(|e| NodeError::Storage(e.to_string()))?;
+            let step = self.0.thread.with(|db| db.vacuum_step(VACUUM_PAGES)).await?;
+            let step = step.map_err(|e| NodeError::Storage(e.to_string()))?;
             if step.freed_pages == 0 || step.left_pages == 0 {
                 self.0.read_figures().await;
                 return Ok(());
@@ -219,6 +217,14 @@ impl Node {
 }
 
 impl Inner {
+    /// The Primary's member id; 0: none is known.
+    pub(crate) fn leader_member_id(&self) -> u64 {
+        match &self.leader.borrow().primary {
+            Some(_) => self.identity.member_id(),
+            None => 0,
+        }
+    }
+
     async fn renew(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
         let now = boot_millis();
         let renewal = self.store.write().lease_renew(id, now);

@@ -1,16 +1,17 @@
 //! Replacing the local database by what the bucket holds.
 
-use crate::adopt::{Carried, check_terms};
+use crate::adopt::{Carried, check_terms, uploaded};
 use crate::failpoint;
+use crate::load::{load_now, store_config};
+use crate::node::Inner;
 use crate::start::StartError;
-use crate::uploader::ChunkWriter;
 use async_trait::async_trait;
 use netsy_api::ids::{LogIndex, Position, Term};
 use netsy_api::log::{Entry, Row};
 use netsy_localdb as localdb;
 use netsy_objects::format::ChunkInfo;
 use netsy_objects::manifest::SnapshotManifest;
-use netsy_objects::object_log::{LogPoint, ObjectLog};
+use netsy_objects::object_log::LogPoint;
 use netsy_objects::restore::{RestoreSink, SinkError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,9 +19,12 @@ use std::time::{Duration, Instant};
 /// How often progress is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
+/// Bytes of the own log's tail copied at a time.
+const TAIL_BYTES: usize = 4 << 20;
+
 /// Fills a new database beside the one in use.
 struct BuildSink<'a> {
-    db: &'a mut localdb::Writer,
+    node: &'a Inner,
     term: Term,
     building: Option<localdb::Restore>,
     /// The end of the snapshot whose rows are coming in.
@@ -35,7 +39,7 @@ impl BuildSink<'_> {
         self.building.as_mut().ok_or_else(|| StartError::Local("a restore that was not begun".into()))
     }
 
-    fn begin(&mut self, snapshot: Option<&SnapshotManifest>) -> Result<(), StartError> {
+    async fn begin(&mut self, snapshot: Option<&SnapshotManifest>) -> Result<(), StartError> {
         // What was built before, if anything, goes first: it has the same place on disk.
         self.building = None;
         (self.rows, self.entries) = (0, 0);
@@ -65,7 +69,7 @@ impl BuildSink<'_> {
                 Some((end, runs))
             }
         };
-        self.building = Some(self.db.begin_restore()?);
+        self.building = Some(self.node.thread.with(|db| db.begin_restore()).await??);
         failpoint::hit("restore.begun");
         Ok(())
     }
@@ -111,7 +115,7 @@ impl BuildSink<'_> {
 #[async_trait]
 impl RestoreSink for Carried<BuildSink<'_>> {
     async fn begin(&mut self, snapshot: Option<&SnapshotManifest>) -> Result<(), SinkError> {
-        let begun = self.inner.begin(snapshot);
+        let begun = self.inner.begin(snapshot).await;
         self.keep(begun)
     }
 
@@ -126,18 +130,13 @@ impl RestoreSink for Carried<BuildSink<'_>> {
     }
 }
 
-/// Puts the bucket's state in the database's place; the old one stays until the new one is whole.
-pub(crate) async fn restore(
-    log: &ObjectLog,
-    db: &mut localdb::Writer,
-    writer: &ChunkWriter,
-) -> Result<LogPoint, StartError> {
-    let shown = db.progress().visible_index;
+/// Puts the bucket's state in the database's place; the old one stays until the new one is whole. What the own log
+/// has beyond the object log stays where it continues it (R7). The state machine is loaded anew.
+pub(crate) async fn restore(node: &Arc<Inner>, term: Term) -> Result<LogPoint, StartError> {
     let started = Instant::now();
-    let sink =
-        BuildSink { db, term: writer.term, building: None, snapshot: None, rows: 0, entries: 0, told: Instant::now() };
+    let sink = BuildSink { node, term, building: None, snapshot: None, rows: 0, entries: 0, told: Instant::now() };
     let mut sink = Carried::new(sink);
-    let restored = match netsy_objects::restore::restore(log, &mut sink).await {
+    let restored = match netsy_objects::restore::restore(&node.log, &mut sink).await {
         Ok(restored) => restored,
         Err(error) => return Err(sink.unwrap(error)),
     };
@@ -147,27 +146,58 @@ pub(crate) async fn restore(
     let mut sink = sink.inner;
     sink.end_snapshot()?;
     let (rows, entries) = (sink.rows, sink.entries);
-    let BuildSink { db, building, .. } = sink;
-    let Some(built) = building else {
+    let Some(built) = sink.building.take() else {
         return Err(StartError::Local("a restore that was not begun".into()));
     };
     let end = restored.end;
-    if end.last_index < shown {
-        return Err(StartError::Diverged(format!(
-            "the object log ends at index {}, this node's database showed everything up to {shown} as committed",
-            end.last_index
-        )));
-    }
-    db.finish_restore(
-        built,
-        &localdb::RestoreEnd {
-            visible_index: end.last_index,
-            uploaded: localdb::Uploaded { seq: end.seq, term: end.term, index: end.last_index },
-        },
-    )?;
+    let (readers, config) = (node.readers.clone(), store_config(&node.config));
+    let store = node
+        .thread
+        .with(move |db| {
+            finish(db, &readers, built, &end)?;
+            load_now(db, &readers, config)
+        })
+        .await??;
     failpoint::hit("restore.loaded");
+    node.replace_state(store);
+    node.saw_tail(end);
     if rows + entries > 0 {
         tracing::info!(rows, entries, seconds = started.elapsed().as_secs_f64(), "restored from the bucket");
     }
     Ok(end)
+}
+
+fn finish(
+    db: &mut localdb::Writer,
+    readers: &localdb::Readers,
+    mut built: localdb::Restore,
+    end: &LogPoint,
+) -> Result<(), StartError> {
+    let shown = db.progress().visible_index;
+    let continues = end.last_index.0 == 0 || db.term_at(end.last_index) == Some(end.last_term);
+    // What both have at an index with equal terms is the same up to there.
+    let agreed = shown.0 == 0 || built.term_at(shown) == db.term_at(shown);
+    let keeps_tail = continues && end.last_index < db.end().index;
+    if !(agreed || keeps_tail && end.last_index <= shown) {
+        return Err(StartError::Diverged(format!(
+            "this node's database showed everything up to index {shown} as committed, and the object log, which ends at \
+             index {}, does not hold the same",
+            end.last_index
+        )));
+    }
+    if keeps_tail {
+        let mut from = end.last_index.next();
+        while from <= db.end().index {
+            let entries = readers.entries_from(from, TAIL_BYTES)?;
+            let Some((_, last)) = entries.last() else { break };
+            from = last.index.next();
+            let entries: Vec<(Position, Arc<Entry>)> =
+                entries.into_iter().map(|(position, entry)| (position, Arc::new(entry))).collect();
+            built.push_entries(&entries)?;
+        }
+    }
+    // What the object log holds is committed (R5 b).
+    let visible_index = shown.max(end.last_index);
+    db.finish_restore(built, &localdb::RestoreEnd { visible_index, uploaded: uploaded(end) })?;
+    Ok(())
 }

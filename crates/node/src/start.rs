@@ -1,25 +1,25 @@
 //! From a data folder and a bucket to a serving Primary (R1, R4, R9, R10, R11).
 
-use crate::adopt::{self, Sealed};
+use crate::adopt;
 use crate::clock::boot_millis;
 use crate::config::NodeConfig;
+use crate::error::Unavailable;
 use crate::failpoint;
 use crate::load;
+use crate::log_thread::Gone;
 use crate::manifest_store::{ManifestStore, ManifestStoreError, random_128};
-use crate::restore;
-use crate::term::{self, Held};
+use crate::node::{Ended, Node, Parts};
+use crate::primary;
+use crate::term;
 use crate::uploader::ChunkWriter;
-use netsy_api::ids::{ChunkSeq, Session};
+use netsy_api::ids::Session;
 use netsy_localdb as localdb;
-use netsy_mvcc::Store;
-use netsy_objects::object_log::{LogPoint, ObjectLog};
+use netsy_objects::Buckets;
+use netsy_objects::object_log::LogPoint;
 use netsy_objects::read::ReadError;
 use netsy_objects::restore::RestoreError;
-use netsy_objects::{Bucket, Buckets};
 use netsy_objects::{StoreError, probe};
-use netsy_protocol::commit::CommitTracker;
-use netsy_protocol::quorum::Voter;
-use netsy_protocol::read::{ReadLease, ReadProof};
+use netsy_protocol::read::ReadLease;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,48 +78,57 @@ impl From<getrandom::Error> for StartError {
     }
 }
 
-/// Everything a Primary runs on.
-pub(crate) struct Begun {
-    pub(crate) bucket: Arc<dyn Bucket>,
-    pub(crate) manifest: Arc<ManifestStore>,
-    pub(crate) log: ObjectLog,
-    pub(crate) held: Held,
-    pub(crate) me: Voter,
-    pub(crate) chunk_writer: ChunkWriter,
-    pub(crate) db: localdb::Writer,
-    pub(crate) readers: localdb::Readers,
-    pub(crate) store: Store,
-    pub(crate) point: LogPoint,
-    pub(crate) tracker: CommitTracker,
-    pub(crate) proof: ReadProof,
-    pub(crate) lease_ms: u64,
+impl From<Gone> for StartError {
+    fn from(gone: Gone) -> Self {
+        StartError::Local(gone.to_string())
+    }
 }
 
-/// Listings of the object log that fell into clean-up's holes before start gives up.
-const ADOPT_TRIES_MAX: u32 = 100;
+impl Node {
+    /// Starts a node: returns once it can serve. `buckets` is the cluster's.
+    pub async fn start(config: NodeConfig, buckets: Buckets) -> Result<Self, StartError> {
+        failpoint::arm_from_environment().map_err(StartError::Config)?;
+        let bucket = buckets.data;
+        probe::probe(&*bucket).await.map_err(|e| StartError::Probe(e.to_string()))?;
+        let manifest = Arc::new(ManifestStore::new(buckets.control));
+        let (db, readers, identity) = open_current(&config, &manifest).await?;
+        let session = Session(random_128()?);
+        let point = adopt::known_point(&db, &readers)?.unwrap_or(LogPoint::START);
+        let (db, store) = load::load(db, readers.clone(), &config).await?;
+        let incarnation = identity.incarnation;
+        let node =
+            Node::assemble(Parts { config, session, incarnation, bucket, manifest, db, readers, store, point })?;
+        match lead(&node).await {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                node.0.end(Unavailable::Stopped, Ended::Failed(error.to_string()));
+                node.0.thread.stop().await;
+                Err(error)
+            }
+        }
+    }
+}
 
-pub(crate) async fn begin(config: &NodeConfig, buckets: Buckets) -> Result<Begun, StartError> {
-    let bucket = buckets.data;
-    probe::probe(&*bucket).await.map_err(|e| StartError::Probe(e.to_string()))?;
-    let manifest = Arc::new(ManifestStore::new(buckets.control));
-    let (mut db, readers, identity) = open_current(config, &manifest).await?;
-    let session = Session(random_128()?);
-    let won = term::win(&manifest, config, &identity, &mut db, session).await?;
+async fn lead(node: &Node) -> Result<(), StartError> {
+    let inner = &node.0;
+    let won = term::win(inner).await?;
     let won_at = boot_millis();
     let term = won.held.manifest.term;
     tracing::info!(
         term = term.0,
-        node = %config.node_id,
-        database = %identity.incarnation,
-        store = %bucket.describe(),
+        node = %inner.config.node_id,
+        database = %inner.incarnation,
+        store = %inner.bucket.describe(),
         "this node is Primary of a new term"
     );
-    let chunk_writer =
-        ChunkWriter { cluster_id: config.cluster_id.clone(), node_id: config.node_id.clone(), session, term };
-    let log = ObjectLog::new(bucket.clone(), &config.cluster_id);
-    let point = take_over(&log, &mut db, &readers, &chunk_writer).await?;
-
-    let lease_ms = config.read_lease.as_millis() as u64;
+    let writer = ChunkWriter {
+        cluster_id: inner.config.cluster_id.clone(),
+        node_id: inner.config.node_id.clone(),
+        session: inner.session,
+        term,
+    };
+    let point = adopt::take_over(inner, &writer).await?;
+    let lease_ms = inner.config.read_lease.as_millis() as u64;
     // R9: leases of the Primary before run by its configuration, which is the same on every node.
     if won.predecessor_may_serve && term::rule_of(&won.held.manifest).only_object_log() {
         let wait = ReadLease::takeover_wait_ms(lease_ms).saturating_sub(boot_millis().saturating_sub(won_at));
@@ -128,19 +137,11 @@ pub(crate) async fn begin(config: &NodeConfig, buckets: Buckets) -> Result<Begun
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
     }
-    let held = term::become_only_voter(&manifest, won.held, &identity)
+    let held = term::become_only_voter(&inner.manifest, won.held)
         .await?
         .ok_or_else(|| StartError::Deposed("the manifest was written by another process".into()))?;
     failpoint::hit("start.voters-changed");
-
-    let (mut db, store) = load::load(db, readers.clone(), config).await?;
-    adopt::note_point(&mut db, &point)?;
-    let me = Voter { node_id: config.node_id.clone(), incarnation: identity.incarnation };
-    let rule = term::rule_of(&held.manifest);
-    let voters = term::voters_of(&held.manifest);
-    let proof = ReadProof::needed(rule, &voters, &me);
-    let tracker = CommitTracker::new(term, rule, voters, point.last_index);
-    Ok(Begun { bucket, manifest, log, held, me, chunk_writer, db, readers, store, point, tracker, proof, lease_ms })
+    primary::lead(inner, held, writer, point, lease_ms).await
 }
 
 /// Opens the database and registers the node; a restored backup is set aside, since it forgot what it promised:
@@ -179,45 +180,6 @@ async fn open(config: &NodeConfig) -> Result<(localdb::Writer, localdb::Readers,
     })
     .await?
     .map_err(Into::into)
-}
-
-/// R4: read the object log to its end, seal it, upload the tail.
-async fn take_over(
-    log: &ObjectLog,
-    db: &mut localdb::Writer,
-    readers: &localdb::Readers,
-    writer: &ChunkWriter,
-) -> Result<LogPoint, StartError> {
-    for _ in 0..ADOPT_TRIES_MAX {
-        let adopted = match adopt::known_point(db)? {
-            Some(from) => {
-                check_reaches(log, &from).await?;
-                adopt::adopt(log, db, writer, from).await?
-            }
-            None => None,
-        };
-        let point = match adopted {
-            Some(point) => point,
-            None => restore::restore(log, db, writer).await?,
-        };
-        if let Sealed::At(point) = adopt::seal(log, db, writer, point).await? {
-            return adopt::upload_tail(log, db, readers, writer, point).await;
-        }
-        adopt::note_point(db, &point)?;
-    }
-    Err(StartError::Deposed("the object log is being cleaned up faster than this node can read it".into()))
-}
-
-/// The newest chunk is never deleted (R4): a log that ends before what was seen of it is another log.
-async fn check_reaches(log: &ObjectLog, known: &LogPoint) -> Result<(), StartError> {
-    let end = log.list(ChunkSeq(known.seq.0.saturating_sub(1))).await?.end();
-    if end < known.seq {
-        return Err(StartError::Diverged(format!(
-            "the object log ends at chunk {end}, this node knows it to have reached {}: is it the right bucket and storage.key_prefix?",
-            known.seq
-        )));
-    }
-    Ok(())
 }
 
 /// Runs something that blocks where it holds up nothing else.

@@ -3,8 +3,9 @@
 use crate::config::NodeConfig;
 use crate::failpoint;
 use crate::manifest_store::{ManifestStore, Swapped, nonce, random_128};
+use crate::node::{Inner, usual_member_id};
 use crate::start::StartError;
-use netsy_api::ids::{Session, Term};
+use netsy_api::ids::Term;
 use netsy_localdb as localdb;
 use netsy_objects::Version;
 use netsy_objects::manifest::{ClusterManifest, MemberId, PrimaryId, Registration, SCHEMA_VERSION, VoterId};
@@ -100,17 +101,14 @@ pub(crate) async fn deregister(store: &ManifestStore, config: &NodeConfig) -> Re
 /// Makes the cluster, or wins the next term of it, for `session`. With one node that is an election in which it
 /// is asked alone: it wins if its own promise is quorum enough (R6).
 pub(crate) async fn win(
-    store: &ManifestStore,
-    config: &NodeConfig,
-    identity: &localdb::Identity,
-    db: &mut localdb::Writer,
-    session: Session,
+    node: &Inner,
 ) -> Result<Won, StartError> {
-    let me = PrimaryId { node_id: config.node_id.clone(), incarnation: identity.incarnation, session };
+    let (store, config) = (&*node.manifest, &node.config);
+    let me = PrimaryId { node_id: config.node_id.clone(), incarnation: node.incarnation, session: node.session };
     loop {
         let Some((current, version)) = store.read_versioned().await? else {
             let first = first_manifest(config, &me)?;
-            promise(db, first.term)?;
+            promise(node, first.term).await?;
             if let Swapped::Mine(version) = store.swap(None, &first).await? {
                 failpoint::hit("start.term-won");
                 return Ok(Won { held: Held { manifest: first, version }, predecessor_may_serve: false });
@@ -123,8 +121,9 @@ pub(crate) async fn win(
         if rule.election > usize::from(my_vote) {
             return Err(quorum_lost(&current, rule, &me));
         }
-        let term = current.term.next().max(db.promised_term());
-        promise(db, term)?;
+        let promised = node.thread.with(|db| db.promised_term()).await?;
+        let term = current.term.next().max(promised);
+        promise(node, term).await?;
         let member = member_id(&current, config)?;
         let next = current.succeeded_by(nonce()?, |m| {
             m.term = term;
@@ -147,9 +146,9 @@ pub(crate) async fn win(
 pub(crate) async fn become_only_voter(
     store: &ManifestStore,
     held: Held,
-    identity: &localdb::Identity,
 ) -> Result<Option<Held>, StartError> {
-    let me = VoterId { node_id: held.manifest.primary.node_id.clone(), incarnation: identity.incarnation };
+    let primary = &held.manifest.primary;
+    let me = VoterId { node_id: primary.node_id.clone(), incarnation: primary.incarnation };
     if held.manifest.voters == [me.clone()] {
         return Ok(Some(held));
     }
@@ -179,8 +178,8 @@ async fn change(
     })
 }
 
-fn promise(db: &mut localdb::Writer, term: Term) -> Result<(), StartError> {
-    db.set_promised_term(term)?;
+async fn promise(node: &Inner, term: Term) -> Result<(), StartError> {
+    node.thread.with(move |db| db.set_promised_term(term)).await??;
     failpoint::hit("start.promised");
     Ok(())
 }
@@ -198,7 +197,10 @@ fn first_manifest(config: &NodeConfig, me: &PrimaryId) -> Result<ClusterManifest
         copies_min: config.copies_min as u32,
         config_version: 1,
         nonce: nonce()?,
-        members: BTreeMap::from([(config.node_id.clone(), MemberId(new_member_id()?))]),
+        members: BTreeMap::from([(
+            config.node_id.clone(),
+            MemberId(usual_member_id(&config.cluster_id, &config.node_id)),
+        )]),
         recovered: None,
         extra: Default::default(),
     })
@@ -227,22 +229,11 @@ fn member_id(current: &ClusterManifest, config: &NodeConfig) -> Result<MemberId,
     if let Some(id) = current.members.get(&config.node_id) {
         return Ok(*id);
     }
-    loop {
-        let id = MemberId(new_member_id()?);
-        if !current.members.values().any(|other| *other == id) {
-            return Ok(id);
-        }
+    let mut id = MemberId(usual_member_id(&config.cluster_id, &config.node_id));
+    while current.members.values().any(|other| *other == id) {
+        id = MemberId((random_128()? as u64 >> 1).max(1));
     }
-}
-
-fn new_member_id() -> Result<u64, StartError> {
-    loop {
-        // Positive also where a client reads it as a signed number.
-        let id = random_128()? as u64 >> 1;
-        if id != 0 {
-            return Ok(id);
-        }
-    }
+    Ok(id)
 }
 
 fn quorum_lost(current: &ClusterManifest, rule: QuorumRule, me: &PrimaryId) -> StartError {

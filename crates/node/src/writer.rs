@@ -1,26 +1,22 @@
-//! The writer: one thread that orders all writes, makes them durable here and hands them to the uploader.
+//! The Primary's part of the log thread: orders all writes, makes them durable here and hands them on.
 //!
-//! Everything that waits is taken as one batch: evaluated against the newest state, handed to the uploader,
-//! then committed to the local database with one sync. Answers wait at the [`Publisher`] until all they
-//! depend on is committed.
+//! Everything that waits is taken as one batch: evaluated against the newest state, handed to the followers and the
+//! uploader, then committed to the local database with one sync. Answers wait at the
+//! [`Publisher`](crate::publisher::Publisher) until all they depend on is committed.
 
 use crate::clock::unix_millis;
-use crate::compactions::Compactions;
 use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
-use crate::metrics::Metrics;
-use crate::publisher::{PendingEvents, Publisher, Reply, Waiting};
-use crate::reads::{StoredValues, shows_stored};
-use crate::shared::{ReadEpoch, SharedStore};
-use crate::uploader::Uploads;
-use netsy_api::ids::{LogIndex, Position, Revision, Term};
+use crate::log_thread::LogWork;
+use crate::primary::Primary;
+use crate::publisher::{PendingEvents, Reply, Waiting};
+use crate::reads::shows_stored;
+use crate::shared::ReadEpoch;
+use netsy_api::ids::{Position, Revision, Term};
 use netsy_api::log::{AlarmKind, Entry, Mutation};
-use netsy_localdb as localdb;
 use netsy_mvcc::{Evaluated, Outcome, WriteRequest};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
 
 /// What a committed write came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,51 +36,14 @@ pub(crate) struct Answer {
     pub(crate) epoch: Option<ReadEpoch>,
 }
 
-pub(crate) enum Command {
-    Write {
-        request: WriteRequest,
-        reply: Reply,
-    },
-    DeleteRows {
-        rows: Vec<Position>,
-        done: oneshot::Sender<Result<(), localdb::Error>>,
-    },
-    /// One small step of giving free pages back.
-    Vacuum {
-        pages: u32,
-        done: oneshot::Sender<Result<localdb::VacuumStep, localdb::Error>>,
-    },
-    Stop {
-        done: oneshot::Sender<localdb::Writer>,
-    },
-}
-
-/// Requests that may wait for the writer; more wait in their callers.
-pub(crate) const QUEUE_REQUESTS_MAX: usize = 8192;
 /// Requests evaluated into one local commit.
-const BATCH_REQUESTS_MAX: usize = 1024;
+pub(crate) const BATCH_REQUESTS_MAX: usize = 1024;
 /// Bytes of keys and values in one local commit, checked after each request.
-const BATCH_BYTES_MAX: usize = 4 << 20;
+pub(crate) const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Requests evaluated before the state's lock is given to readers for a moment.
 const LOCKED_REQUESTS_MAX: usize = 64;
 /// What an entry costs beside its keys and values.
-const ENTRY_OVERHEAD_BYTES: usize = 64;
-/// Pause before a local commit that failed is tried again.
-const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-pub(crate) struct Writer {
-    pub(crate) term: Term,
-    pub(crate) member_id: u64,
-    pub(crate) db_bytes_max: u64,
-    pub(crate) store: SharedStore,
-    pub(crate) db: localdb::Writer,
-    pub(crate) readers: localdb::Readers,
-    pub(crate) publisher: Arc<Publisher>,
-    pub(crate) uploads: Arc<Uploads>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) held_locally: watch::Sender<LogIndex>,
-    pub(crate) compactions: Arc<Compactions>,
-}
+pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64;
 
 #[derive(Default)]
 struct Batch {
@@ -94,63 +53,32 @@ struct Batch {
     bytes: usize,
 }
 
-impl Writer {
-    /// Runs until told to stop or until nobody can send any more. Blocks: has a thread of its own.
-    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut requests = Vec::with_capacity(BATCH_REQUESTS_MAX);
-        while let Some(first) = commands.blocking_recv() {
-            let mut next = Some(first);
-            while let Some(command) = next.take() {
-                match command {
-                    Command::Write { request, reply } => {
-                        failpoint::hit("write.accepted");
-                        requests.push((request, reply));
-                        if requests.len() < BATCH_REQUESTS_MAX {
-                            next = commands.try_recv().ok();
-                        }
-                    }
-                    other => {
-                        self.batch(&mut requests);
-                        if let Command::Stop { done } = other {
-                            // Whoever asked for the stop may be gone; then the database just closes.
-                            let _ = done.send(self.db);
-                            return;
-                        }
-                        self.maintain(other);
-                    }
-                }
-            }
-            self.batch(&mut requests);
+impl LogWork {
+    pub(crate) fn batch(&mut self, requests: &mut Vec<(WriteRequest, Reply)>) {
+        if requests.is_empty() {
+            return;
         }
-    }
-
-    fn maintain(&mut self, command: Command) {
-        match command {
-            Command::DeleteRows { rows, done } => {
-                let _ = done.send(self.db.commit(&localdb::Batch { delete: &rows, ..localdb::Batch::default() }));
+        let Some(primary) = self.leading.clone() else {
+            for (_, reply) in requests.drain(..) {
+                // Nothing was done for it: whoever asked may ask the Primary.
+                let _ = reply.send(Err(Unavailable::NotPrimary.into()));
             }
-            Command::Vacuum { pages, done } => {
-                let _ = done.send(self.db.vacuum_step(pages));
-            }
-            Command::Write { .. } | Command::Stop { .. } => unreachable!("handled by run"),
-        }
-    }
-
-    fn batch(&mut self, requests: &mut Vec<(WriteRequest, Reply)>) {
+            return;
+        };
         let mut requests = requests.drain(..).peekable();
         while requests.peek().is_some() {
             let mut batch = Batch::default();
-            self.raise_nospace(&mut batch);
+            self.raise_nospace(&primary, &mut batch);
             while batch.bytes < BATCH_BYTES_MAX && requests.peek().is_some() {
-                let mut store = self.store.write();
+                let mut store = self.node.store.write();
                 for (request, reply) in requests.by_ref().take(LOCKED_REQUESTS_MAX) {
                     if reply.is_closed() {
                         continue; // The client gave up before anything was done for it.
                     }
-                    let result = store.evaluate(self.term, unix_millis(), &request, &StoredValues(&self.readers));
+                    let result = store.evaluate(primary.term, unix_millis(), &request, &self.values());
                     let answer = match result {
                         Ok(evaluated) => {
-                            let written = self.take(&mut batch, evaluated);
+                            let written = self.take(&primary, &mut batch, evaluated);
                             let epoch = shows_stored(&written.outcome).then(|| store.epoch());
                             Ok(Answer { written, epoch })
                         }
@@ -162,88 +90,68 @@ impl Writer {
                     }
                 }
             }
-            self.finish(batch);
+            self.finish(&primary, batch);
         }
     }
 
-    fn finish(&mut self, batch: Batch) {
+    fn finish(&mut self, primary: &Primary, batch: Batch) {
         failpoint::hit("write.evaluated");
         let Batch { entries, waiting, events, .. } = batch;
         let last = entries.last().map(|(first, entry)| (entry.index, end_position(*first, entry)));
-        self.publisher.enqueue(waiting, events);
+        primary.publisher.enqueue(waiting, events);
         let Some((last_index, last_position)) = last else {
             return;
         };
-        self.uploads.push(&entries);
+        primary.entries_made(&entries, last_index);
         failpoint::hit("write.handed-to-uploader");
-        self.commit(&entries);
+        failpoint::hit("write.before-local-commit");
+        if !self.commit(&entries) {
+            return;
+        }
         failpoint::hit("write.after-local-commit");
-        self.store.write().written_through(last_position);
-        self.held_locally.send_replace(last_index);
-        self.publisher.held_locally(last_index);
+        self.node.note_runs(self.db.term_runs());
+        self.node.store.write().written_through(last_position);
+        self.node.held_locally.send_replace(last_index);
+        primary.held_locally(last_index);
     }
 
-    fn take(&self, batch: &mut Batch, evaluated: Evaluated) -> Written {
+    fn take(&self, primary: &Primary, batch: &mut Batch, evaluated: Evaluated) -> Written {
         let Evaluated { entry, first_position, outcome, events, revision } = evaluated;
         if let Some(entry) = entry {
             batch.bytes += entry.payload_bytes() + ENTRY_OVERHEAD_BYTES;
             if let [Mutation::Compact { revision }] = entry.mutations[..] {
-                self.compactions.push(entry.index, revision);
+                self.node.compactions.push(entry.index, revision);
             }
             if !events.is_empty() {
                 batch.events.push(PendingEvents { index: entry.index, events });
             }
             batch.entries.push((first_position, entry));
         }
-        Written { outcome, revision, term: self.term }
-    }
-
-    /// Commits to the local database; a failure is repeated until it succeeds, since the state is ahead of the
-    /// database: meanwhile no write is answered from this node's own disk, and readiness says why.
-    fn commit(&mut self, entries: &[(Position, Arc<Entry>)]) {
-        failpoint::hit("write.before-local-commit");
-        let started = Instant::now();
-        loop {
-            let batch = localdb::Batch {
-                entries,
-                visible_index: Some(self.publisher.committed()),
-                ..localdb::Batch::default()
-            };
-            match self.db.commit(&batch) {
-                Ok(()) => break,
-                Err(error) => {
-                    tracing::error!(%error, "local database: writes wait until it can be written again");
-                    self.metrics.set_local_fault(Some(error.to_string()));
-                    std::thread::sleep(COMMIT_RETRY_PAUSE);
-                    if self.uploads.is_stopped() {
-                        return; // The node is going down: nothing of this batch was promised to be here.
-                    }
-                }
-            }
-        }
-        self.metrics.local_commit(started.elapsed(), entries.len());
+        Written { outcome, revision, term: primary.term }
     }
 
     /// The quota rule (etcd.md 2.8): past the limit the alarm is raised once, and the state machine refuses what
     /// adds data until it is cleared.
-    fn raise_nospace(&mut self, batch: &mut Batch) {
-        let used = self.metrics.db_bytes_in_use.load(Ordering::Relaxed);
-        if used < self.db_bytes_max {
+    fn raise_nospace(&mut self, primary: &Primary, batch: &mut Batch) {
+        let used = self.node.metrics.db_bytes_in_use.load(Ordering::Relaxed);
+        let limit = self.node.config.db_bytes_max;
+        if used < limit {
             return;
         }
-        let mut store = self.store.write();
+        let mut store = self.node.store.write();
         if store.head_alarms().iter().any(|(_, kind)| *kind == AlarmKind::NoSpace) {
             return;
         }
         tracing::error!(
             used,
-            limit = self.db_bytes_max,
+            limit,
             "database space exceeded: NOSPACE alarm raised; compact, or raise limits.db_bytes_max, then disarm the alarm"
         );
-        let request = WriteRequest::Alarm { member_id: self.member_id, alarm: AlarmKind::NoSpace, active: true };
-        match store.evaluate(self.term, unix_millis(), &request, &StoredValues(&self.readers)) {
+        let member_id = self.node.identity.member_id();
+        let request = WriteRequest::Alarm { member_id, alarm: AlarmKind::NoSpace, active: true };
+        match store.evaluate(primary.term, unix_millis(), &request, &self.values()) {
             Ok(evaluated) => {
-                self.take(batch, evaluated);
+                self.take(primary, batch, evaluated);
             }
             Err(error) => tracing::error!(%error, "the NOSPACE alarm could not be raised"),
         }
@@ -252,16 +160,4 @@ impl Writer {
 
 fn end_position(first: Position, entry: &Entry) -> Position {
     Position(first.0 + entry.mutations.len() as u64 - 1)
-}
-
-/// Sends a request to the writer and waits for its answer.
-pub(crate) async fn submit(commands: &mpsc::Sender<Command>, request: WriteRequest) -> Result<Answer, NodeError> {
-    let (reply, answer) = oneshot::channel();
-    commands.send(Command::Write { request, reply }).await.map_err(|_| NodeError::from(Unavailable::Stopped))?;
-    answer.await.map_err(|_| NodeError::from(Unavailable::Stopped))?
-}
-
-/// The index of the newest entry, for those that have to wait for it.
-pub(crate) fn head(store: &SharedStore) -> LogIndex {
-    store.read().last_index()
 }

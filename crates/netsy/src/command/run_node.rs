@@ -117,7 +117,7 @@ async fn serve(
             return Err(error.into());
         }
     };
-    let started = Started { client: server.client_addr(), survives: node.survives() };
+    let started = Started { client: server.client_addr(), survives: node.survives().unwrap_or_default() };
     tracing::info!("durability: {}", started.survives);
     announce(&started);
     tracing::info!(client = %started.client, revision = node.revision().0, "ready to serve client requests");
