@@ -1,13 +1,13 @@
 //! Work beside requests: leases that run out, automatic compaction, deleting rows, database figures.
 
 use crate::clock::boot_millis;
-use crate::error::NodeError;
 use crate::failpoint;
 use crate::node::Inner;
 use crate::primary::Primary;
 use netsy_api::ids::{LeaseId, LogIndex, Position, Revision};
 use netsy_localdb as localdb;
 use netsy_mvcc::WriteRequest;
+use netsy_protocol::event::Event;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -124,17 +124,11 @@ pub(crate) async fn automatic_compaction(node: Arc<Inner>, primary: Arc<Primary>
             target = samples.pop_front().map(|(_, revision)| revision);
         }
         let Some(target) = target else { continue };
-        let needed = node.hub().oldest_needed().unwrap_or(target);
-        let target = target.min(needed);
         if target <= node.compact_revision() || target.0 <= 1 {
             continue;
         }
-        match node.submit(WriteRequest::Compact { revision: target }).await {
-            Ok(_) => tracing::info!(revision = target.0, "automatic compaction"),
-            // Somebody else compacted further meanwhile.
-            Err(NodeError::Mvcc(_)) => {}
-            Err(error) => tracing::warn!(%error, "automatic compaction was not done; it will be tried again"),
-        }
+        // Once no node's watches need what lies below it, the engine says so.
+        node.engine(|engine, now| engine.handle(now, Event::CompactWanted(target)));
     }
 }
 

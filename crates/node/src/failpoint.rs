@@ -36,7 +36,6 @@ pub const NAMES: &[&str] = &[
     "lease.expired",
     "start.registered",
     "start.promised",
-    "start.term-won",
     "start.adopted",
     "start.sealed",
     "start.tail-uploaded",
@@ -44,7 +43,6 @@ pub const NAMES: &[&str] = &[
     "restore.begun",
     "restore.loaded",
     "stop.drained",
-    "stop.voters-emptied",
 ];
 
 struct Armed {

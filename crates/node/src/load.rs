@@ -2,8 +2,9 @@
 
 use crate::config::NodeConfig;
 use crate::log_thread::before_entry;
+use crate::node::Inner;
 use crate::start::{StartError, blocking};
-use netsy_api::ids::{Position, Revision};
+use netsy_api::ids::{LogIndex, Position, Revision};
 use netsy_localdb as localdb;
 use netsy_localdb::{RowMeta, RowWhat, ScanOptions};
 use netsy_mvcc::{LoadEnd, Store, StoreConfig};
@@ -36,11 +37,23 @@ pub(crate) fn store_config(config: &NodeConfig) -> StoreConfig {
     }
 }
 
+/// Loads the state as of the entry `through`, where the database holds a snapshot up to there.
+pub(crate) fn load_through(node: &Inner, through: LogIndex, config: StoreConfig) -> Result<Store, StartError> {
+    let readers = node.readers.clone();
+    let end = node.thread.with_blocking(move |db| end_at(db, &readers, through))??;
+    load_rows(end, &node.readers, config)
+}
+
 /// The end of what may be shown: a restart resumes there (R8).
 fn shown_end(db: &localdb::Writer, readers: &localdb::Readers) -> Result<localdb::LogEnd, StartError> {
-    let (end, progress) = (db.end(), db.progress());
-    // Rows are compacted away only where they are visible.
-    let visible = progress.visible_index.max(progress.partial_through);
+    let progress = db.progress();
+    // Rows are compacted away only where they are visible; a snapshot is of committed entries.
+    end_at(db, readers, progress.visible_index.max(progress.partial_through))
+}
+
+/// What the log's end would be if `visible` were the last entry.
+fn end_at(db: &localdb::Writer, readers: &localdb::Readers, visible: LogIndex) -> Result<localdb::LogEnd, StartError> {
+    let end = db.end();
     if visible >= end.index {
         return Ok(end);
     }
@@ -57,14 +70,17 @@ fn shown_end(db: &localdb::Writer, readers: &localdb::Readers) -> Result<localdb
     })
 }
 
-pub(crate) fn load_now(
+fn load_now(
     db: &localdb::Writer,
     readers: &localdb::Readers,
     config: StoreConfig,
 ) -> Result<Store, StartError> {
+    load_rows(shown_end(db, readers)?, readers, config)
+}
+
+fn load_rows(end: localdb::LogEnd, readers: &localdb::Readers, config: StoreConfig) -> Result<Store, StartError> {
     let started = Instant::now();
     let mut store = Store::new(config);
-    let end = shown_end(db, readers)?;
     // The newest rows are the likeliest to be read: about as many values as memory is meant for.
     let rows = end.position.0.max(1);
     let average = (readers.in_use_bytes()? / rows).max(ROW_OVERHEAD_BYTES);

@@ -5,7 +5,10 @@
 //! batches with one sync each; everything else (promises, truncation, restores, upkeep) runs between them. As the
 //! queue is one, what was accepted before a promise is durable before the promise is (R2).
 
-use crate::adopt;
+use crate::load_log;
+use crate::local_queue::{LocalItem, Op};
+use crate::roles;
+use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
 use crate::node::Inner;
@@ -14,12 +17,15 @@ use crate::publisher::Reply;
 use crate::reads::StoredValues;
 use crate::writer::{Answer, BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, ENTRY_OVERHEAD_BYTES};
 use netsy_api::ids::{LogIndex, Position, Revision};
+use std::sync::atomic::Ordering;
 use netsy_api::log::Entry;
 use netsy_localdb as localdb;
 use netsy_mvcc::WriteRequest;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
+
+use netsy_protocol::event::LocalSeq;
 
 /// Commands that may wait for the thread; more wait in their callers.
 pub(crate) const QUEUE_COMMANDS_MAX: usize = 8192;
@@ -31,14 +37,10 @@ type Task = Box<dyn FnOnce(&mut localdb::Writer) + Send>;
 pub(crate) enum Command {
     /// A client's write, for the Primary.
     Write { request: WriteRequest, reply: Reply },
-    /// Entries of the Primary that this node follows, which continue the log (R7).
-    Append { entries: Vec<Arc<Entry>> },
+    /// The engine's queue has something.
+    Kick,
     /// Anything else that needs the database.
     Run(Task),
-    /// This node is Primary from here on.
-    Lead { primary: Arc<Primary>, done: oneshot::Sender<()> },
-    /// It is Primary no more: what nobody was shown is taken out of the state again.
-    Retire { done: oneshot::Sender<Result<(), String>> },
     Stop { done: oneshot::Sender<localdb::Writer> },
 }
 
@@ -89,21 +91,23 @@ impl LogThread {
         result.await.map_err(|_| Gone)
     }
 
-    /// Hands over entries of the Primary that is followed; returns before they are durable.
-    pub(crate) async fn append(&self, entries: Vec<Arc<Entry>>) -> Result<(), Gone> {
-        self.send(Command::Append { entries }).await
+    /// The same, waiting on a thread that may block.
+    pub(crate) fn with_blocking<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut localdb::Writer) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (done, result) = oneshot::channel();
+        let task = move |db: &mut localdb::Writer| {
+            // Whoever asked may be gone: then nobody wants the result.
+            let _ = done.send(f(db));
+        };
+        self.0.blocking_send(Command::Run(Box::new(task))).map_err(|_| Gone)?;
+        result.blocking_recv().map_err(|_| Gone)
     }
 
-    pub(crate) async fn lead(&self, primary: Arc<Primary>) -> Result<(), Gone> {
-        let (done, led) = oneshot::channel();
-        self.send(Command::Lead { primary, done }).await?;
-        led.await.map_err(|_| Gone)
-    }
-
-    pub(crate) async fn retire(&self) -> Result<Result<(), String>, Gone> {
-        let (done, retired) = oneshot::channel();
-        self.send(Command::Retire { done }).await?;
-        retired.await.map_err(|_| Gone)
+    /// The engine's queue has something. A full queue of commands needs no kick: the thread looks at each turn.
+    pub(crate) fn kick(&self) {
+        let _ = self.0.try_send(Command::Kick);
     }
 
     /// Ends the thread; gives the database back.
@@ -134,101 +138,195 @@ impl LogWork {
     /// Runs until told to stop or until nobody can send any more. Blocks: has a thread of its own.
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut requests = Vec::with_capacity(BATCH_REQUESTS_MAX);
-        let mut appends: Vec<Arc<Entry>> = Vec::new();
-        let mut append_bytes = 0;
         while let Some(first) = commands.blocking_recv() {
             let mut next = Some(first);
             while let Some(command) = next.take() {
                 match command {
                     Command::Write { request, reply } => {
                         failpoint::hit("write.accepted");
-                        self.append(&mut appends);
                         requests.push((request, reply));
                         if requests.len() < BATCH_REQUESTS_MAX {
                             next = commands.try_recv().ok();
                         }
                     }
-                    Command::Append { entries } => {
+                    Command::Kick => {}
+                    Command::Run(task) => {
                         self.batch(&mut requests);
-                        append_bytes += entries.iter().map(|e| e.payload_bytes() + ENTRY_OVERHEAD_BYTES).sum::<usize>();
-                        appends.extend(entries);
-                        if append_bytes < BATCH_BYTES_MAX {
-                            next = commands.try_recv().ok();
-                        }
+                        self.locals(None);
+                        task(&mut self.db);
+                        self.changed();
                     }
-                    other => {
+                    Command::Stop { done } => {
                         self.batch(&mut requests);
-                        self.append(&mut appends);
-                        if let Command::Stop { done } = other {
-                            // Whoever asked for the stop may be gone; then the database just closes.
-                            let _ = done.send(self.db);
-                            return;
-                        }
-                        self.one(other);
+                        self.locals(None);
+                        // Whoever asked for the stop may be gone; then the database just closes.
+                        let _ = done.send(self.db);
+                        return;
                     }
                 }
             }
             self.batch(&mut requests);
-            self.append(&mut appends);
-            append_bytes = 0;
+            self.locals(None);
+            if self.leading.is_none() {
+                // Those that were held up are told to go elsewhere.
+                self.batch(&mut requests);
+            }
         }
     }
 
-    fn one(&mut self, command: Command) {
-        match command {
-            Command::Run(task) => {
-                task(&mut self.db);
-                self.node.note_runs(self.db.term_runs());
-                self.held();
-            }
-            Command::Lead { primary, done } => {
-                self.leading = Some(primary);
-                // Whoever waited for it may be gone.
-                let _ = done.send(());
-            }
-            Command::Retire { done } => {
-                let _ = done.send(self.retire());
-            }
-            Command::Write { .. } | Command::Append { .. } | Command::Stop { .. } => unreachable!("handled by run"),
+    /// Does what the engine asked for; with `before`: what stands before that operation. Entries that follow each
+    /// other share a sync.
+    pub(crate) fn locals(&mut self, before: Option<LocalSeq>) {
+        if before.is_none() {
+            self.node.driver.locals.told.store(false, Ordering::Release);
         }
+        let mut entries: Vec<Arc<Entry>> = Vec::new();
+        let mut bytes = 0;
+        let mut stored = None;
+        while let Some(item) = self.node.driver.locals.pop(before) {
+            if let LocalItem::Op { seq, op: Op::Store(more) } = item {
+                bytes += more.iter().map(|e| e.payload_bytes() + ENTRY_OVERHEAD_BYTES).sum::<usize>();
+                entries.extend(more);
+                stored = Some(seq);
+                if bytes >= BATCH_BYTES_MAX {
+                    bytes = 0;
+                    self.store(&mut entries, stored.take());
+                }
+                continue;
+            }
+            self.store(&mut entries, stored.take());
+            bytes = 0;
+            match item {
+                LocalItem::Op { seq, op } => match self.operate(op) {
+                    Ok(()) => {
+                        self.changed();
+                        self.node.local_done(seq);
+                    }
+                    Err(why) => {
+                        self.node.halt(format!("local database: {why}"));
+                        return;
+                    }
+                },
+                LocalItem::Lead(primary) => self.lead(primary),
+                LocalItem::StepDown => self.retire(),
+            }
+        }
+        self.store(&mut entries, stored);
     }
 
-    /// R7, R8: a state that was evaluated ahead goes back to what readers saw. Its rows stay: whoever leads now says
-    /// which of them are the log's.
-    fn retire(&mut self) -> Result<(), String> {
-        self.leading = None;
-        let mut store = self.node.store.write();
-        let visible = store.visible_index();
-        store.rollback(visible).map_err(|e| e.to_string())?;
-        store.lease_forget_deadlines();
-        drop(store);
-        self.node.compactions.roll_back(visible);
-        let end = self.db.end().index;
-        if end < visible {
-            // A chunk that landed committed them, and the disk never took them.
-            return Err(format!("entries up to {visible} were shown, the local database ends at {end}"));
+    fn operate(&mut self, op: Op) -> Result<(), String> {
+        match op {
+            Op::Promise(term) => {
+                self.until_written(|db| db.set_promised_term(term))?;
+                failpoint::hit("start.promised");
+            }
+            Op::Truncate(after) => {
+                self.node.follower.truncated(after);
+                self.until_written(|db| db.truncate_after(after))?;
+            }
+            Op::Install(snapshot) => {
+                let index = snapshot.built.end().index;
+                let visible_index = self.node.shown_index();
+                let end = localdb::RestoreEnd { visible_index, uploaded: snapshot.uploaded };
+                self.node.follower.installed(index);
+                self.db.finish_restore(snapshot.built, &end).map_err(|e| e.to_string())?;
+            }
+            Op::Missing(what) => return Err(what),
+            Op::Store(_) => {}
         }
         Ok(())
     }
 
-    /// Commits entries of the Primary that is followed, with one sync.
-    fn append(&mut self, appends: &mut Vec<Arc<Entry>>) {
+    /// Repeats a change while the disk is full; another error is one that repeating does not mend.
+    fn until_written(
+        &mut self,
+        mut change: impl FnMut(&mut localdb::Writer) -> Result<(), localdb::Error>,
+    ) -> Result<(), String> {
+        loop {
+            match change(&mut self.db) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.is_disk_full() && !self.node.is_ended() => {
+                    tracing::error!(%error, "local database: it waits until it can be written again");
+                    self.node.metrics.set_local_fault(Some(error.to_string()));
+                    std::thread::sleep(COMMIT_RETRY_PAUSE);
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// Commits entries of the Primary that is followed, or of the object log, with one sync.
+    fn store(&mut self, entries: &mut Vec<Arc<Entry>>, seq: Option<LocalSeq>) {
+        let Some(seq) = seq else { return };
         let mut position = self.db.end().position.next();
-        let mut entries: Vec<(Position, Arc<Entry>)> = Vec::with_capacity(appends.len());
-        for entry in appends.drain(..) {
+        let mut placed: Vec<(Position, Arc<Entry>)> = Vec::with_capacity(entries.len());
+        for entry in entries.drain(..) {
             let next = Position(position.0 + entry.mutations.len() as u64);
-            entries.push((position, entry));
+            placed.push((position, entry));
             position = next;
         }
-        let Some((_, last)) = entries.last() else { return };
-        let last = last.index;
         failpoint::hit("follow.before-local-commit");
-        if self.commit(&entries) {
+        if self.commit(&placed) {
             failpoint::hit("follow.after-local-commit");
-            self.node.note_runs(self.db.term_runs());
-            self.held();
-            self.node.appended(entries, last);
+            self.changed();
+            self.node.follower.keep(placed);
+            self.node.local_done(seq);
         }
+    }
+
+    /// The state is at the log's end: entries are made here from now on.
+    fn lead(&mut self, primary: Arc<Primary>) {
+        if primary.is_retired() {
+            return;
+        }
+        self.node.follower.lead();
+        let end = self.db.end().index;
+        let at = {
+            let mut store = self.node.store.write();
+            store.lease_extend_all(boot_millis());
+            (store.visible_index(), store.last_index())
+        };
+        if at != (end, end) {
+            let (visible, last) = at;
+            self.node.halt(format!("a Primary whose log ends at {end} is to lead, its state at {visible} and {last}"));
+            return;
+        }
+        primary.begin(end);
+        self.leading = Some(primary.clone());
+        roles::led(&self.node, &primary);
+    }
+
+    /// R7, R8: a state that was evaluated ahead goes back to what readers saw. Its rows stay: whoever leads now says
+    /// which of them are the log's.
+    fn retire(&mut self) {
+        if self.leading.take().is_none() {
+            return;
+        }
+        let visible = {
+            let mut store = self.node.store.write();
+            let visible = store.visible_index();
+            if let Err(error) = store.rollback(visible) {
+                drop(store);
+                self.node.halt(error.to_string());
+                return;
+            }
+            store.lease_forget_deadlines();
+            visible
+        };
+        self.node.compactions.roll_back(visible);
+        let end = self.db.end().index;
+        if end < visible {
+            // A chunk that landed committed them, and the disk never took them.
+            self.node.halt(format!("entries up to {visible} were shown, the local database ends at {end}"));
+            return;
+        }
+        self.node.follower.follow();
+    }
+
+    /// The database changed.
+    pub(crate) fn changed(&self) {
+        self.node.note_runs(self.db.term_runs());
+        self.held();
     }
 
     fn held(&self) {
@@ -254,8 +352,7 @@ impl LogWork {
                     tracing::error!(%error, "local database: writes wait until it can be written again");
                     self.node.metrics.set_local_fault(Some(error.to_string()));
                     std::thread::sleep(COMMIT_RETRY_PAUSE);
-                    let retired = self.leading.as_ref().is_some_and(|primary| primary.uploads.is_stopped());
-                    if retired || self.node.is_ended() {
+                    if self.node.is_ended() {
                         return false;
                     }
                 }
@@ -269,7 +366,7 @@ impl LogWork {
     fn uploaded(&self) -> Option<localdb::Uploaded> {
         let tail = self.node.tail();
         let news = tail.seq > self.db.progress().uploaded.seq;
-        (news && adopt::fits(&self.db, &tail)).then(|| adopt::uploaded(&tail))
+        (news && load_log::fits(&self.db, &tail)).then(|| load_log::uploaded(&tail))
     }
 
     pub(crate) fn values(&self) -> StoredValues<'_> {

@@ -3,28 +3,33 @@
 use crate::background;
 use crate::compactions::Compactions;
 use crate::config::NodeConfig;
+use crate::driver::Driver;
 use crate::error::{NodeError, Unavailable};
 use crate::follower::Follower;
 use crate::history::StoreHistory;
 use crate::log_thread::{LogThread, LogWork};
 use crate::manifest_store::ManifestStore;
 use crate::metrics::Metrics;
+use crate::net::Forwarded;
 use crate::primary::Primary;
 use crate::shared::SharedStore;
 use crate::snapshotter;
 use crate::start::StartError;
 use crate::watch::{WatchHub, WatchOptions};
 use crate::writer::{Answer, Written};
-use netsy_api::ids::{Incarnation, LogIndex, NodeId, Position, Revision, Session, Term};
-use netsy_api::log::Entry;
+use netsy_api::ids::{Incarnation, LogIndex, NodeId, Revision, Session, Term};
 use netsy_localdb as localdb;
 use netsy_mvcc::{Store, WriteRequest};
 use netsy_objects::Bucket;
+use netsy_objects::manifest::Registration;
 use netsy_objects::object_log::{LogPoint, ObjectLog};
+use netsy_peer::Peers;
+use netsy_protocol::engine::Engine;
+use netsy_protocol::manifest::Manifest;
 use parking_lot::{Mutex, RwLock};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 
 /// How long a request may wait for its answer: etcd's 5 s plus twice its election timeout.
@@ -82,8 +87,8 @@ pub(crate) fn usual_member_id(cluster_id: &str, node_id: &NodeId) -> u64 {
 pub enum Ended {
     /// It was stopped.
     Stopped,
-    /// Another process is Primary now (R3).
-    Deposed(String),
+    /// R12: its log holds what an operator gave up: the database is set aside, and the node starts anew.
+    Rebuild(String),
     /// Something that repeating will not mend.
     Failed(String),
 }
@@ -121,8 +126,20 @@ pub(crate) struct Inner {
     runs: Mutex<Vec<localdb::TermRun>>,
     /// Newest term known to have a Primary.
     term: AtomicU64,
+    /// While it takes requests.
     leading: RwLock<Option<Arc<Primary>>>,
+    /// From its seal on.
+    acting: Mutex<Option<Arc<Primary>>>,
+    upload_at_once: AtomicBool,
     pub(crate) leader: watch::Sender<Leadership>,
+    pub(crate) driver: Driver,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) peers: OnceLock<Peers>,
+    pub(crate) forwarded: OnceLock<Arc<dyn Forwarded>>,
+    /// The newest manifest seen.
+    manifest_seen: Mutex<Option<Arc<Manifest>>>,
+    /// Registrations as read last, and when.
+    registrations: Mutex<Option<(Instant, Arc<Vec<Registration>>)>>,
     hub: WatchHub,
     stop: watch::Sender<bool>,
     ended: watch::Sender<Option<Ended>>,
@@ -149,12 +166,13 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     /// The object log is known to go this far, and to be what the database holds up to there.
     pub(crate) point: LogPoint,
+    pub(crate) engine: Engine,
 }
 
 impl Node {
     /// Starts the log thread, the watch hub and what runs beside any role.
     pub(crate) fn assemble(parts: Parts) -> Result<Self, StartError> {
-        let Parts { config, session, incarnation, bucket, manifest, db, readers, store, point } = parts;
+        let Parts { config, session, incarnation, bucket, manifest, db, readers, store, point, engine } = parts;
         let (visible, revision) = (store.visible_index(), store.visible_revision());
         let compactions = Compactions::new(visible, store.compact_revision());
         let store = SharedStore::new(store);
@@ -184,17 +202,27 @@ impl Node {
             rows_stay: AsyncMutex::new(()),
             compactions,
             runs: Mutex::default(),
-            term: AtomicU64::new(db.promised_term().0),
+            term: AtomicU64::new(db.end().term.0),
             leading: RwLock::new(None),
+            acting: Mutex::new(None),
+            upload_at_once: AtomicBool::new(false),
             leader: watch::Sender::default(),
+            driver: Driver::new(engine),
+            runtime: tokio::runtime::Handle::current(),
+            peers: OnceLock::new(),
+            forwarded: OnceLock::new(),
+            manifest_seen: Mutex::new(None),
+            registrations: Mutex::new(None),
             hub,
             stop: watch::Sender::new(false),
             ended: watch::Sender::new(None),
             config,
         });
-        inner.follower.begin(visible);
+        inner.follower.show_through(visible);
         let work = LogWork::new(inner.clone(), db);
         std::thread::Builder::new().name("netsy-log".into()).spawn(move || work.run(queue))?;
+        let shower = inner.clone();
+        std::thread::Builder::new().name("netsy-show".into()).spawn(move || shower.follower.run(&shower))?;
         tokio::spawn(background::figures(inner.clone()));
         tokio::spawn(background::physical_compaction(inner.clone()));
         tokio::spawn(snapshotter::run(inner.clone()));
@@ -214,18 +242,25 @@ impl Node {
         }
     }
 
-    /// What an acknowledged write survives, in one line; `None`: this node is no Primary and does not decide.
+    /// What an acknowledged write survives, in one line; `None`: not known yet.
     pub fn survives(&self) -> Option<String> {
-        let primary = self.0.leading()?;
+        let manifest = self.0.manifest_seen()?;
         let bucket = self.0.bucket.describe();
-        Some(if primary.rule.only_object_log() {
-            format!("a write is acknowledged once it is in {bucket}: it survives the loss of this node and its disk")
-        } else {
-            format!(
+        Some(match manifest.rule().commit {
+            None => {
+                format!("a write is acknowledged once it is in {bucket}: it survives the loss of this node and its disk")
+            }
+            Some(1) => format!(
                 "a write is acknowledged once it is synced to this node's disk, and is in {bucket} within {:?}: \
                  it survives a crash or power loss, but with the disk the last moments are lost",
                 self.0.config.chunk_age
-            )
+            ),
+            Some(copies) => format!(
+                "a write is acknowledged once {copies} of {} nodes have synced it to their disks, and is in {bucket} \
+                 within {:?}",
+                manifest.voters.len(),
+                self.0.config.chunk_age
+            ),
         })
     }
 
@@ -350,10 +385,87 @@ impl Inner {
         self.stop.send_replace(true);
     }
 
-    /// The log thread made these durable for the Primary that is followed.
-    pub(crate) fn appended(&self, entries: Vec<(Position, Arc<Entry>)>, last: LogIndex) {
-        self.follower.keep(entries);
-        let _ = last;
+    /// Resolves once the node has ended.
+    pub(crate) async fn wait_ended(&self) {
+        let mut ended = self.ended.subscribe();
+        // The sender lives as long as self.
+        let _ = ended.wait_for(Option::is_some).await;
+    }
+
+    /// From its seal on, this process as Primary.
+    pub(crate) fn acting(&self) -> Option<Arc<Primary>> {
+        self.acting.lock().clone()
+    }
+
+    pub(crate) fn set_acting(&self, primary: Option<Arc<Primary>>) {
+        *self.acting.lock() = primary;
+    }
+
+    pub(crate) fn upload_at_once(&self) -> bool {
+        self.upload_at_once.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_upload_at_once(&self, at_once: bool) {
+        self.upload_at_once.store(at_once, Ordering::Release);
+    }
+
+    /// The newest manifest seen.
+    pub(crate) fn manifest_seen(&self) -> Option<Arc<Manifest>> {
+        self.manifest_seen.lock().clone()
+    }
+
+    pub(crate) fn saw_manifest(&self, manifest: &Manifest) {
+        let mut seen = self.manifest_seen.lock();
+        if seen.as_ref().is_none_or(|known| known.config_version < manifest.config_version) {
+            if let Some(id) = manifest.members.get(&self.config.node_id) {
+                self.identity.set_member_id(*id);
+            }
+            *seen = Some(Arc::new(manifest.clone()));
+        }
+    }
+
+    /// A node's member id: the manifest's, or the one it will have.
+    pub(crate) fn member_id_of(&self, node_id: &NodeId) -> u64 {
+        let known = self.manifest_seen().and_then(|m| m.members.get(node_id).copied());
+        known.unwrap_or_else(|| usual_member_id(&self.config.cluster_id, node_id))
+    }
+
+    pub(crate) fn saw_registrations(&self, found: Vec<Registration>) {
+        *self.registrations.lock() = Some((Instant::now(), Arc::new(found)));
+    }
+
+    /// All registrations, read anew where they are older than `age_max` and object storage answers.
+    pub(crate) async fn registrations(&self, age_max: Duration) -> Arc<Vec<Registration>> {
+        let known = self.registrations.lock().clone();
+        if let Some((at, known)) = &known
+            && at.elapsed() < age_max
+        {
+            return known.clone();
+        }
+        match self.manifest.registrations().await {
+            Ok(found) => {
+                self.saw_registrations(found);
+                let known = self.registrations.lock();
+                known.as_ref().map(|(_, known)| known.clone()).unwrap_or_default()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "registrations could not be read: those known are shown");
+                known.map(|(_, known)| known).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The term of an entry of the own log, as far as it is stored.
+    pub(crate) fn own_term_at(&self, index: LogIndex) -> Option<Term> {
+        if index.0 == 0 {
+            return Some(Term(0));
+        }
+        if index > *self.held_locally.borrow() {
+            return None;
+        }
+        let runs = self.runs.lock();
+        let after = runs.partition_point(|run| run.first_index <= index);
+        after.checked_sub(1).and_then(|at| runs.get(at)).map(|run| run.term)
     }
 
     /// The own log's runs of terms, as of the last change of the database.
@@ -380,23 +492,27 @@ impl Inner {
             std::mem::replace(&mut **guard, store)
         };
         self.compactions.begin(visible, compacted);
-        self.follower.begin(visible);
         self.shown.send_replace(visible);
         self.hub.skip_to(revision);
         drop(old);
     }
 
-    /// This node leads from here on, in `primary`'s term.
-    pub(crate) fn set_leading(&self, primary: Arc<Primary>) {
-        self.saw_term(primary.term);
-        *self.leading.write() = Some(primary);
-        self.set_leader(Some(self.config.node_id.clone()), true);
+    /// Requests are let in, unless the term is over already.
+    pub(crate) fn set_leading(&self, primary: &Arc<Primary>) {
+        let mut leading = self.leading.write();
+        // Under the lock: who ends the term takes it after that is noted.
+        if !primary.is_retired() {
+            self.saw_term(primary.term);
+            *leading = Some(primary.clone());
+        }
     }
 
-    /// It does not lead any more.
-    pub(crate) fn unset_leading(&self) {
-        *self.leading.write() = None;
-        self.set_leader(None, false);
+    /// The term is over.
+    pub(crate) fn unset_leading(&self, primary: &Arc<Primary>) {
+        let mut leading = self.leading.write();
+        if leading.as_ref().is_some_and(|known| Arc::ptr_eq(known, primary)) {
+            *leading = None;
+        }
     }
 
     pub(crate) fn set_leader(&self, primary: Option<NodeId>, here: bool) {
@@ -407,10 +523,11 @@ impl Inner {
     /// The node cannot go on, or stops.
     pub(crate) fn end(&self, reason: Unavailable, ended: Ended) {
         self.stop.send_replace(true);
-        if let Some(primary) = self.leading() {
-            primary.publisher.close(reason);
+        if let Some(primary) = self.acting() {
+            primary.end(reason);
         }
         self.hub.stop();
+        self.follower.stop();
         self.ended.send_if_modified(|now| {
             let first = now.is_none();
             if first {

@@ -42,12 +42,21 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// For a Primary whose log is visible up to `committed`, its end.
-    pub(crate) fn new(node: &Arc<Inner>, committed: LogIndex) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(State { committed, waiting: VecDeque::new(), events: VecDeque::new(), closed: None }),
+    pub(crate) fn new(node: &Arc<Inner>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                committed: LogIndex(0),
+                waiting: VecDeque::new(),
+                events: VecDeque::new(),
+                closed: None,
+            }),
             node: Arc::downgrade(node),
-        })
+        }
+    }
+
+    /// The log is shown up to `end`, where it ends.
+    pub(crate) fn begin(&self, end: LogIndex) {
+        self.state.lock().committed = end;
     }
 
     /// Takes the answers and events of one batch, in log order. What waits for nothing leaves at once.

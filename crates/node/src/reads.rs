@@ -1,10 +1,8 @@
 //! Reading: ranges at one revision in short steps, values fetched once no lock is held (R9).
 
-use crate::confirm::Ticket;
 use crate::error::{NodeError, Unavailable};
 use crate::history::stored_at;
 use crate::node::{Inner, Node};
-use crate::primary::Primary;
 use crate::shared::ReadEpoch;
 use bytes::Bytes;
 use netsy_api::etcdserverpb::{RangeRequest, TxnRequest};
@@ -12,6 +10,7 @@ use netsy_api::ids::{Position, Revision};
 use netsy_api::mvccpb::KeyValue;
 use netsy_localdb::Readers;
 use netsy_mvcc::{KvRef, OpResult, Outcome, RangeReader, RangeResult, TxnResult, ValueRef, ValueSource};
+use netsy_protocol::read::ReadTicket;
 use std::sync::Arc;
 
 /// Keys looked at under one lock: a long range lets writers in between.
@@ -41,7 +40,7 @@ macro_rules! linearized {
     ($node:expr, $serializable:expr, $read:expr) => {{
         let mut tries = 0;
         loop {
-            let ticket = if $serializable { None } else { Some($node.enter_read().await?) };
+            let ticket = if $serializable { None } else { Some($node.read_proof().await?) };
             let result = $read.await;
             if ticket.is_none_or(|ticket| ticket.holds()) {
                 break result;
@@ -60,7 +59,7 @@ impl Node {
     pub async fn read_index(&self) -> Result<(), NodeError> {
         // On the Primary what is committed is visible; what must be shown is that it still is the Primary.
         for _ in 0..TRIES_MAX {
-            if self.0.enter_read().await?.holds() {
+            if self.0.read_proof().await?.holds() {
                 return Ok(());
             }
         }
@@ -121,8 +120,8 @@ enum Begun {
 
 /// How a read was let in; asked again after the state was read.
 pub(crate) enum Entered {
-    /// By a Primary.
-    Here(Arc<Primary>, Ticket),
+    /// By a Primary that needs nobody's word for it.
+    Now(Arc<Inner>, ReadTicket),
     /// What is shown includes all that was committed when it arrived.
     Settled,
 }
@@ -131,20 +130,13 @@ impl Entered {
     /// Whether what was read since may be answered; if not, enter again.
     pub(crate) fn holds(&self) -> bool {
         match self {
-            Self::Here(primary, ticket) => primary.confirmer.leave(*ticket),
+            Self::Now(node, ticket) => node.ask_engine(|engine, now| engine.read_end(now, *ticket)),
             Self::Settled => true,
         }
     }
 }
 
 impl Inner {
-    /// Lets a linearizable read in (R9).
-    pub(crate) async fn enter_read(&self) -> Result<Entered, NodeError> {
-        let primary = self.leading().ok_or(Unavailable::NoLeader)?;
-        let ticket = primary.confirmer.enter().await?;
-        Ok(Entered::Here(primary, ticket))
-    }
-
     async fn read_txn_now(&self, request: &TxnRequest) -> Result<(TxnResult, Revision), NodeError> {
         let (mut result, revision, epoch) = {
             let store = self.store.read();

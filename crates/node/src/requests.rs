@@ -7,12 +7,14 @@ use crate::node::{Inner, Node};
 use crate::reads::linearized;
 use crate::writer::Written;
 use bytes::Bytes;
-use netsy_api::ids::{LeaseId, LogIndex, Position, Revision, Term};
+use netsy_api::ids::{LeaseId, LogIndex, NodeId, Position, Revision, Term};
 use netsy_api::log::AlarmKind;
 use netsy_mvcc::{HashKv, Renewal, WriteRequest};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Registrations older than this are read anew for a list of members.
+const MEMBERS_AGE_MAX: Duration = Duration::from_secs(1);
 /// Ids offered for a lease that may choose: with 2^63 of them one is enough, more cost nothing.
 const LEASE_CANDIDATES: usize = 4;
 /// Pages given back in one step of a defragmentation.
@@ -123,16 +125,41 @@ impl Node {
         Ok(self.0.store.read().leases())
     }
 
-    /// The members.
+    /// The members: nodes that are registered and did not stop, and voters in any case.
     pub async fn members(&self) -> Vec<MemberInfo> {
-        let me = &self.0.identity;
-        vec![MemberInfo {
-            id: me.member_id(),
-            name: me.node_id.as_str().to_string(),
-            peer_urls: me.peer_urls.clone(),
-            client_urls: me.client_urls.clone(),
-            learner: false,
-        }]
+        let node = &self.0;
+        let found = node.registrations(MEMBERS_AGE_MAX).await;
+        let manifest = node.manifest_seen();
+        let votes = |name: &NodeId| manifest.as_ref().is_none_or(|m| m.voters.iter().any(|v| v.node_id == *name));
+        let mut members: Vec<MemberInfo> = found
+            .iter()
+            .filter(|r| !r.stopped || (manifest.is_some() && votes(&r.node_id)))
+            .map(|r| MemberInfo {
+                id: node.member_id_of(&r.node_id),
+                name: r.node_id.as_str().to_string(),
+                peer_urls: r.peer_urls.clone(),
+                client_urls: r.client_urls.clone(),
+                learner: !votes(&r.node_id),
+            })
+            .collect();
+        if members.is_empty() {
+            let me = &node.identity;
+            members.push(MemberInfo {
+                id: me.member_id(),
+                name: me.node_id.as_str().to_string(),
+                peer_urls: me.peer_urls.clone(),
+                client_urls: me.client_urls.clone(),
+                learner: false,
+            });
+        }
+        members.sort_by_key(|member| member.id);
+        members
+    }
+
+    /// Whether this node has no vote.
+    pub fn is_learner(&self) -> bool {
+        let me = &self.0.config.node_id;
+        self.0.manifest_seen().is_some_and(|m| !m.voters.is_empty() && !m.voters.iter().any(|v| v.node_id == *me))
     }
 
     /// What Status shows.
@@ -142,9 +169,10 @@ impl Node {
         let fault = metrics.local_fault().map(|e| format!("local database: {e}"));
         // Without the bucket writes go on only where the own disk is enough.
         let fault = fault.or_else(|| {
-            let needed = node.leading().is_some_and(|primary| primary.rule.only_object_log());
+            let needed = node.leading().is_some() && node.upload_at_once();
             metrics.bucket_fault().filter(|_| needed).map(|e| format!("object storage: {e}"))
         });
+        let fault = fault.or_else(|| node.driver.seen.quorum_lost.lock().clone());
         let stopping = node.is_stopping();
         let store = node.store.read();
         NodeStatus {
@@ -220,7 +248,7 @@ impl Inner {
     /// The Primary's member id; 0: none is known.
     pub(crate) fn leader_member_id(&self) -> u64 {
         match &self.leader.borrow().primary {
-            Some(_) => self.identity.member_id(),
+            Some(primary) => self.member_id_of(primary),
             None => 0,
         }
     }

@@ -27,6 +27,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 20;
 const CHUNK_BYTES_MAX: usize = 16 << 20;
 /// What an entry costs beside its keys and values.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
+/// Pause before it is asked again whether a chunk may be begun.
+const GATE_PAUSE: Duration = Duration::from_millis(5);
 /// Pause before a chunk that did not land is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -59,16 +61,26 @@ fn cost(entry: &Entry) -> usize {
 }
 
 impl Uploads {
-    /// For a Primary whose whole log is in the object log, which ends at `tail`.
-    pub(crate) fn new(tail: watch::Sender<LogPoint>, at_once: bool) -> Arc<Self> {
+    /// For a Primary whose seal is at `tail`.
+    pub(crate) fn new(tail: watch::Sender<LogPoint>, at_once: bool) -> Self {
         let last = tail.borrow().last_index;
-        Arc::new(Self {
+        Self {
             state: Mutex::new(Buffer { last, ..Buffer::default() }),
             more: Notify::new(),
             stopped: AtomicBool::new(false),
             at_once: AtomicBool::new(at_once),
             tail,
-        })
+        }
+    }
+
+    /// Everything up to `index`, which is in the local database or was handed over, is wanted in the object log now.
+    pub(crate) fn extend_to(&self, index: LogIndex) {
+        let mut state = self.state.lock();
+        state.last = state.last.max(index);
+        state.flush_to = state.flush_to.max(index);
+        state.since.get_or_insert_with(Instant::now);
+        drop(state);
+        self.more.notify_one();
     }
 
     /// Whether whatever is there is to leave at once.
@@ -156,6 +168,16 @@ pub(crate) struct ChunkWriter {
 }
 
 impl ChunkWriter {
+    /// This process in `term`.
+    pub(crate) fn of(node: &Inner, term: Term) -> Self {
+        Self {
+            cluster_id: node.config.cluster_id.clone(),
+            node_id: node.config.node_id.clone(),
+            session: node.session,
+            term,
+        }
+    }
+
     /// What the chunk after `tail` says of itself, but for what its entries make it.
     pub(crate) fn meta_after(&self, tail: &LogPoint) -> ChunkMeta {
         ChunkMeta {
@@ -216,8 +238,8 @@ enum Due {
 pub(crate) enum UploadEnd {
     /// It was told to.
     Stopped,
-    /// Another Primary wrote the next chunk (R3).
-    Deposed(String),
+    /// Another process wrote the next chunk (R3): in this term, or, if that is known, in another.
+    Deposed { by: Option<Term>, why: String },
     /// Repeating will not help: permissions, a damaged local database.
     Failed(String),
 }
@@ -326,28 +348,41 @@ impl Uploader {
         failpoint::hit("upload.chunk-encoded");
         let started = Instant::now();
         let size = chunk.file.bytes.len() as u64;
+        // R2: none is begun once a higher term is promised.
+        while !self.node.ask_engine(|engine, _| engine.may_start_chunk(self.primary.term)) {
+            if self.primary.uploads.is_stopped() {
+                return Err(UploadEnd::Stopped);
+            }
+            tokio::time::sleep(GATE_PAUSE).await;
+        }
+        let mut answers = true;
         loop {
             failpoint::hit("upload.before-create");
             // The same bytes each time, whatever came of the try before (R3).
             match self.node.log.create(&chunk).await {
                 Ok(Created::Landed) => break,
                 Ok(Created::Taken(other)) => {
-                    return Err(UploadEnd::Deposed(format!(
-                        "chunk {} was written by {} in term {}",
-                        next.seq, other.meta.node_id, other.meta.term
-                    )));
+                    return Err(UploadEnd::Deposed {
+                        by: Some(other.meta.term),
+                        why: format!(
+                            "chunk {} was written by {} in term {}",
+                            next.seq, other.meta.node_id, other.meta.term
+                        ),
+                    });
                 }
                 // Only who knows of a later chunk deletes one: somebody else went on from here.
                 Ok(Created::CleanedUp) => {
-                    return Err(UploadEnd::Deposed(format!(
-                        "chunk {} was written and folded by another node",
-                        next.seq
-                    )));
+                    return Err(UploadEnd::Deposed {
+                        by: None,
+                        why: format!("chunk {} was written and folded by another node", next.seq),
+                    });
                 }
                 Err(ReadError::Store(error)) if error.is_retryable() => {
                     tracing::warn!(seq = next.seq.0, %error, "object log: the chunk has not landed yet; trying again");
                     self.node.metrics.chunk_retries.fetch_add(1, Ordering::Relaxed);
                     self.node.metrics.set_bucket_fault(Some(error.to_string()));
+                    answers = false;
+                    self.node.engine(|engine, now| engine.store_answers(now, false));
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(UploadEnd::Failed(error.to_string())),
@@ -362,8 +397,12 @@ impl Uploader {
         self.node.metrics.chunk_bytes.fetch_add(size, Ordering::Relaxed);
         self.node.metrics.landed_bytes.fetch_add(payload as u64, Ordering::Relaxed);
         self.node.metrics.set_bucket_fault(None);
+        if !answers {
+            self.node.engine(|engine, now| engine.store_answers(now, true));
+        }
         self.node.saw_tail(next);
-        self.primary.landed(next.last_index);
+        let term = self.primary.term;
+        self.node.engine(|engine, now| engine.chunk_landed(now, term, next.seq, next.last_index));
         failpoint::hit("upload.landed");
         Ok(())
     }

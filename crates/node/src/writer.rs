@@ -12,9 +12,10 @@ use crate::primary::Primary;
 use crate::publisher::{PendingEvents, Reply, Waiting};
 use crate::reads::shows_stored;
 use crate::shared::ReadEpoch;
-use netsy_api::ids::{Position, Revision, Term};
+use netsy_api::ids::{LogIndex, Position, Revision, Term};
 use netsy_api::log::{AlarmKind, Entry, Mutation};
 use netsy_mvcc::{Evaluated, Outcome, WriteRequest};
+use netsy_protocol::engine::Creating;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -42,6 +43,8 @@ pub(crate) const BATCH_REQUESTS_MAX: usize = 1024;
 pub(crate) const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Requests evaluated before the state's lock is given to readers for a moment.
 const LOCKED_REQUESTS_MAX: usize = 64;
+/// Requests that wait while a hand-over or a stop is under way; more are refused.
+const PAUSED_REQUESTS_MAX: usize = 16_384;
 /// What an entry costs beside its keys and values.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64;
 
@@ -58,13 +61,26 @@ impl LogWork {
         if requests.is_empty() {
             return;
         }
-        let Some(primary) = self.leading.clone() else {
-            for (_, reply) in requests.drain(..) {
-                // Nothing was done for it: whoever asked may ask the Primary.
-                let _ = reply.send(Err(Unavailable::NotPrimary.into()));
+        let creating = |primary: &Primary| self.node.ask_engine(|engine, _| engine.may_create(primary.term));
+        let primary = match self.leading.clone().map(|primary| (creating(&primary), primary)) {
+            Some((Creating::Yes, primary)) => primary,
+            // They wait: either this node goes on, or it steps down.
+            Some((Creating::Paused, _)) => {
+                self.node.driver.paused.store(true, Ordering::Release);
+                for (_, reply) in requests.drain(PAUSED_REQUESTS_MAX.min(requests.len())..) {
+                    let _ = reply.send(Err(Unavailable::TooManyRequests.into()));
+                }
+                return;
             }
-            return;
+            Some((Creating::No, _)) | None => {
+                for (_, reply) in requests.drain(..) {
+                    // Nothing was done for it: whoever asked may ask the Primary.
+                    let _ = reply.send(Err(Unavailable::NotPrimary.into()));
+                }
+                return;
+            }
         };
+        self.node.driver.paused.store(false, Ordering::Release);
         let mut requests = requests.drain(..).peekable();
         while requests.peek().is_some() {
             let mut batch = Batch::default();
@@ -98,21 +114,44 @@ impl LogWork {
         failpoint::hit("write.evaluated");
         let Batch { entries, waiting, events, .. } = batch;
         let last = entries.last().map(|(first, entry)| (entry.index, end_position(*first, entry)));
-        primary.publisher.enqueue(waiting, events);
         let Some((last_index, last_position)) = last else {
+            primary.publisher.enqueue(waiting, events);
             return;
         };
-        primary.entries_made(&entries, last_index);
+        let term = primary.term;
+        let Ok(seq) = self.node.engine(|engine, now| engine.appended(now, term, last_index)) else {
+            self.drop_batch(&entries, waiting);
+            return;
+        };
+        primary.publisher.enqueue(waiting, events);
+        // To the followers while the own sync is running.
+        primary.entries_made(&entries);
         failpoint::hit("write.handed-to-uploader");
+        // A promise that was asked for before becomes durable before (R2).
+        self.locals(Some(seq));
         failpoint::hit("write.before-local-commit");
         if !self.commit(&entries) {
             return;
         }
         failpoint::hit("write.after-local-commit");
-        self.node.note_runs(self.db.term_runs());
         self.node.store.write().written_through(last_position);
-        self.node.held_locally.send_replace(last_index);
-        primary.held_locally(last_index);
+        self.changed();
+        self.node.local_done(seq);
+    }
+
+    /// R2: this process may create no entry any more. Nothing of the batch was stored, nor seen by anybody.
+    fn drop_batch(&self, entries: &[(Position, Arc<Entry>)], waiting: Vec<Waiting>) {
+        if let Some((_, first)) = entries.first() {
+            let before = LogIndex(first.index.0 - 1);
+            let rolled_back = self.node.store.write().rollback(before);
+            if let Err(error) = rolled_back {
+                self.node.halt(error.to_string());
+            }
+            self.node.compactions.roll_back(before);
+        }
+        for w in waiting {
+            let _ = w.reply.send(Err(Unavailable::NotPrimary.into()));
+        }
     }
 
     fn take(&self, primary: &Primary, batch: &mut Batch, evaluated: Evaluated) -> Written {
