@@ -1,4 +1,4 @@
-//! What travels and what is stored: the etcd v3 messages and services, netsy's file messages, the
+//! What travels and what is stored: the etcd v3 messages and services, netsy's file and peer messages, the
 //! types of a log entry, and the identifiers that all floors share.
 //!
 //! Not here: any behaviour. Conversions in this crate are pure renaming.
@@ -32,6 +32,12 @@ mod generated {
         pub mod legacy {
             tonic::include_proto!("netsy.legacy");
         }
+        pub mod engine {
+            tonic::include_proto!("netsy.engine");
+        }
+        pub mod peer {
+            tonic::include_proto!("netsy.peer");
+        }
     }
 }
 
@@ -42,3 +48,7 @@ pub use generated::mvccpb;
 pub use generated::netsy::file;
 /// Messages of Netsy 1.0's files (schema 0), read only.
 pub use generated::netsy::legacy;
+/// Messages of the rules between the nodes of a cluster.
+pub use generated::netsy::engine;
+/// What carries them, and the log, and clients' requests that are passed on.
+pub use generated::netsy::peer;
