@@ -19,7 +19,7 @@ use netsy_protocol::command::{Command, StoreCall};
 use netsy_protocol::engine::Engine;
 use netsy_protocol::event::{CallId, Event, LocalSeq, StoreResult};
 use parking_lot::Mutex;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(crate) struct Driver {
     pub(crate) reads: ReadWait,
     pub(crate) calls: StoreCalls,
     pub(crate) log_state: LogState,
-    abandoned: Mutex<HashMap<CallId, oneshot::Sender<()>>>,
+    abandoned: Mutex<BTreeMap<CallId, oneshot::Sender<()>>>,
     pub(crate) streams: Streams,
     /// When the engine wants its next tick.
     wake: Mutex<Option<u64>>,

@@ -296,7 +296,7 @@ impl<'a> EngineSink<'a> {
     }
 
     /// Gives a part to the engine and waits until what it wants of it is stored: so what is read ahead is bounded.
-    async fn offer(&self, piece: LogPiece, brought: Brought) -> Result<(), StartError> {
+    async fn offer(&mut self, piece: LogPiece, brought: Brought) -> Result<(), StartError> {
         let event = Event::LogPiece { call: self.call, piece };
         if let Some(last) = self.node.engine_with(brought, |engine, now| engine.handle(now, event)).1 {
             self.node.local_done_through(last).await?;

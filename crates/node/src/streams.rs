@@ -13,7 +13,7 @@ use netsy_protocol::event::{Event, StreamId};
 use netsy_protocol::message::{Append, Hello, ToPrimary, ToReplica};
 use netsy_protocol::reconcile::Run;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,13 +40,13 @@ struct Handle<T> {
 pub(crate) struct Streams {
     accepted: AtomicU64,
     following: Mutex<Option<(StreamId, Handle<ToPrimary>)>>,
-    followers: Mutex<HashMap<StreamId, Handle<ToReplica>>>,
+    followers: Mutex<BTreeMap<StreamId, Handle<ToReplica>>>,
 }
 
 impl Streams {
     /// This node leads no more: nobody is sent anything any more.
     pub(crate) fn close_followers(&self) {
-        for (_, follower) in self.followers.lock().drain() {
+        for follower in std::mem::take(&mut *self.followers.lock()).into_values() {
             follower.stop.send_replace(true);
         }
     }
@@ -262,10 +262,11 @@ async fn send_to_follower(
             }
         }
         let Some(now) = &mut sending else {
-            match queue.recv().await {
-                Some(frame) if send_frame(node, &sender, frame, &mut sending, &mut told).await => continue,
-                _ => return,
+            let Some(frame) = queue.recv().await else { return };
+            if !send_frame(node, &sender, frame, &mut sending, &mut told).await {
+                return;
             }
+            continue;
         };
         let batch = match now.primary.window.after(now.prev.last_index.next()) {
             Next::Entries(batch) => batch,
@@ -274,12 +275,16 @@ async fn send_to_follower(
                 None => return,
             },
             Next::Nothing => {
-                tokio::select! {
-                    frame = queue.recv() => match frame {
-                        Some(frame) if send_frame(node, &sender, frame, &mut sending, &mut told).await => {}
-                        _ => return,
+                let frame = tokio::select! {
+                    frame = queue.recv() => frame,
+                    changed = now.ends.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
                     },
-                    changed = now.ends.changed() => if changed.is_err() { return },
+                };
+                let Some(frame) = frame else { return };
+                if !send_frame(node, &sender, frame, &mut sending, &mut told).await {
+                    return;
                 }
                 continue;
             }
