@@ -24,6 +24,7 @@ mod net;
 mod node;
 mod primary;
 mod publisher;
+mod quota;
 mod read_wait;
 mod reads;
 mod register;

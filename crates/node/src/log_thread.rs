@@ -16,7 +16,7 @@ use crate::primary::Primary;
 use crate::publisher::Reply;
 use crate::reads::StoredValues;
 use crate::writer::{Answer, BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, ENTRY_OVERHEAD_BYTES};
-use netsy_api::ids::{LogIndex, Position, Revision};
+use netsy_api::ids::{Position, Revision};
 use std::sync::atomic::Ordering;
 use netsy_api::log::Entry;
 use netsy_localdb as localdb;
@@ -292,6 +292,7 @@ impl LogWork {
             return;
         }
         primary.begin(end);
+        self.measure();
         self.leading = Some(primary.clone());
         roles::led(&self.node, &primary);
     }
@@ -347,7 +348,7 @@ impl LogWork {
                 ..localdb::Batch::default()
             };
             match self.db.commit(&batch) {
-                Ok(()) => break,
+                Ok(()) => break self.node.metrics.usage.commit(),
                 Err(error) => {
                     tracing::error!(%error, "local database: writes wait until it can be written again");
                     self.node.metrics.set_local_fault(Some(error.to_string()));
@@ -378,9 +379,4 @@ impl LogWork {
 pub(crate) fn before_entry(first: Position, entry: &Entry) -> (Position, Revision) {
     let moves = entry.mutations.iter().any(netsy_api::log::Mutation::is_key_change);
     (first, Revision(entry.revision.0 - i64::from(moves)))
-}
-
-/// The index of the newest entry, for those that have to wait for it.
-pub(crate) fn head(node: &Inner) -> LogIndex {
-    node.store.read().last_index()
 }

@@ -50,11 +50,6 @@ impl Streams {
             follower.stop.send_replace(true);
         }
     }
-
-    /// Streams to followers that run.
-    pub(crate) fn follower_count(&self) -> usize {
-        self.followers.lock().len()
-    }
 }
 
 impl Inner {

@@ -109,7 +109,7 @@ impl Uploads {
         self.more.notify_one();
     }
 
-    /// Has everything handed over so far uploaded without waiting for size or age; gives the last of it.
+    /// Has everything handed over so far uploaded without waiting for size or age.
     pub(crate) fn wish(&self) -> LogIndex {
         let wanted = {
             let mut state = self.state.lock();
@@ -118,28 +118,6 @@ impl Uploads {
         };
         self.more.notify_one();
         wanted
-    }
-
-    /// The same; waits until it is. False: uploading ended first.
-    pub(crate) async fn flush(&self) -> bool {
-        self.wait_for(self.wish()).await
-    }
-
-    /// Waits until the object log covers `index`; false if uploading ended first.
-    pub(crate) async fn wait_for(&self, index: LogIndex) -> bool {
-        let mut tail = self.tail.subscribe();
-        loop {
-            if tail.borrow_and_update().last_index >= index {
-                return true;
-            }
-            if self.is_stopped() {
-                return false;
-            }
-            // A stop is announced by a change that moves nothing.
-            if tail.changed().await.is_err() {
-                return false;
-            }
-        }
     }
 
     /// The end of the object log as known now.

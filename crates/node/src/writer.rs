@@ -10,8 +10,9 @@ use crate::failpoint;
 use crate::log_thread::LogWork;
 use crate::primary::Primary;
 use crate::publisher::{PendingEvents, Reply, Waiting};
+use crate::quota;
 use crate::reads::shows_stored;
-use crate::shared::ReadEpoch;
+use crate::shared::{Guarded, ReadEpoch};
 use netsy_api::ids::{LogIndex, Position, Revision, Term};
 use netsy_api::log::{AlarmKind, Entry, Mutation};
 use netsy_mvcc::{Evaluated, Outcome, WriteRequest};
@@ -81,15 +82,24 @@ impl LogWork {
             }
         };
         self.node.driver.paused.store(false, Ordering::Release);
+        let mut waiting_bytes: u64 = requests.iter().map(|(request, _)| quota::request_bytes(request)).sum();
         let mut requests = requests.drain(..).peekable();
         while requests.peek().is_some() {
             let mut batch = Batch::default();
-            self.raise_nospace(&primary, &mut batch);
+            // Nothing is refused by an estimate alone.
+            if self.is_full(waiting_bytes) {
+                self.measure();
+            }
             while batch.bytes < BATCH_BYTES_MAX && requests.peek().is_some() {
                 let mut store = self.node.store.write();
                 for (request, reply) in requests.by_ref().take(LOCKED_REQUESTS_MAX) {
                     if reply.is_closed() {
                         continue; // The client gave up before anything was done for it.
+                    }
+                    let bytes = quota::request_bytes(&request);
+                    waiting_bytes = waiting_bytes.saturating_sub(bytes);
+                    if bytes > 0 && self.is_full(bytes) {
+                        self.raise_nospace(&primary, &mut batch, &mut store);
                     }
                     let result = store.evaluate(primary.term, unix_millis(), &request, &self.values());
                     let answer = match result {
@@ -158,6 +168,7 @@ impl LogWork {
         let Evaluated { entry, first_position, outcome, events, revision } = evaluated;
         if let Some(entry) = entry {
             batch.bytes += entry.payload_bytes() + ENTRY_OVERHEAD_BYTES;
+            self.node.metrics.usage.accept(quota::entry_bytes(&entry));
             if let [Mutation::Compact { revision }] = entry.mutations[..] {
                 self.node.compactions.push(entry.index, revision);
             }
@@ -169,21 +180,30 @@ impl LogWork {
         Written { outcome, revision, term: primary.term }
     }
 
-    /// The quota rule (etcd.md 2.8): past the limit the alarm is raised once, and the state machine refuses what
-    /// adds data until it is cleared.
-    fn raise_nospace(&mut self, primary: &Primary, batch: &mut Batch) {
-        let used = self.node.metrics.db_bytes_in_use.load(Ordering::Relaxed);
-        let limit = self.node.config.db_bytes_max;
-        if used < limit {
-            return;
+    /// Whether the database would reach its limit with so much more.
+    fn is_full(&self, bytes: u64) -> bool {
+        self.node.metrics.usage.bytes().saturating_add(bytes) >= self.node.config.db_bytes_max
+    }
+
+    /// Asks the database how much of it is in use.
+    pub(crate) fn measure(&self) {
+        let measuring = self.node.metrics.usage.begin();
+        match self.node.readers.in_use_bytes() {
+            Ok(in_use) => self.node.metrics.usage.measured(measuring, in_use),
+            // The estimate stays, which errs on the safe side.
+            Err(error) => tracing::warn!(%error, "the size of the local database could not be read"),
         }
-        let mut store = self.node.store.write();
+    }
+
+    /// The quota rule (etcd.md 2.8): a request that would reach the limit raises the alarm, by which the state machine
+    /// refuses it and all that add data until the alarm is cleared.
+    fn raise_nospace(&self, primary: &Primary, batch: &mut Batch, store: &mut Guarded) {
         if store.head_alarms().iter().any(|(_, kind)| *kind == AlarmKind::NoSpace) {
             return;
         }
         tracing::error!(
-            used,
-            limit,
+            used = self.node.metrics.usage.bytes(),
+            limit = self.node.config.db_bytes_max,
             "database space exceeded: NOSPACE alarm raised; compact, or raise limits.db_bytes_max, then disarm the alarm"
         );
         let member_id = self.node.identity.member_id();
