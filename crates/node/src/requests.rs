@@ -104,11 +104,14 @@ impl Node {
 
     /// Gives a lease all its time again: seconds, or `None` if there is no such lease.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
+        self.0.leading().ok_or(Unavailable::NotPrimary)?;
         linearized!(self.0, false, self.0.renew(id))
     }
 
     /// A lease's time, and its keys if asked for.
     pub async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<Option<LeaseInfo>, NodeError> {
+        // Only the Primary keeps the time of leases.
+        self.0.leading().ok_or(Unavailable::NotPrimary)?;
         let look = async || {
             let store = self.0.store.read();
             Ok(store.lease(id, boot_millis()).map(|info| LeaseInfo {
@@ -154,6 +157,11 @@ impl Node {
         }
         members.sort_by_key(|member| member.id);
         members
+    }
+
+    /// The member with this id.
+    pub async fn member(&self, id: u64) -> Option<MemberInfo> {
+        self.members().await.into_iter().find(|member| member.id == id)
     }
 
     /// Whether this node has no vote.
