@@ -113,10 +113,8 @@ impl<'a> Leases<'a> {
         for op in self.ops {
             let Outcome::Done(done) = &op.outcome else { continue };
             match (&op.request, &done.answer) {
-                (Request::LeaseGrant { ttl, .. }, Answer::LeaseGrant { ttl: granted }) => {
-                    if granted < ttl {
-                        report.add_ops(Kind::Lease, "a lease was granted for less than was asked for".into(), &[op]);
-                    }
+                (Request::LeaseGrant { ttl, .. }, Answer::LeaseGrant { ttl: granted }) if granted < ttl => {
+                    report.add_ops(Kind::Lease, "a lease was granted for less than was asked for".into(), &[op]);
                 }
                 (Request::LeaseKeepAlive { id }, Answer::LeaseKeepAlive { ttl }) => {
                     self.check_alive(*id, *ttl > 0, op, report);

@@ -74,7 +74,7 @@ impl Order {
 
     /// The newest revision that can have been there at `time`.
     pub fn possible_at(&self, time: u64) -> i64 {
-        let count = self.possible_from.partition_point(|from| *from < time);
+        let count = self.possible_from.partition_point(|from| *from <= time);
         (self.base + count as i64).min(self.head)
     }
 }

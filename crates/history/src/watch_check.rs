@@ -40,6 +40,7 @@ pub fn check(record: &WatchRecord, truth: &Truth<'_>, report: &mut Report) {
             next: start,
             open: None,
             last: 0,
+            progress: 0,
             fragments: Vec::new(),
         };
         one.run();
@@ -85,6 +86,8 @@ struct Session<'a> {
     open: Option<i64>,
     /// The greatest revision told by events or progress.
     last: i64,
+    /// The greatest told by progress.
+    progress: i64,
     /// Parts of an answer whose end has not come.
     fragments: Vec<Event>,
 }
@@ -137,11 +140,12 @@ impl Session<'_> {
             let revisions: Vec<i64> = events.iter().map(revision_of).collect();
             self.wrong(Kind::WatchOrder, format!("an answer has its revisions out of order: {revisions:?}"));
         }
+        let newest = events.iter().map(revision_of).max().unwrap_or(0);
         for (number, step) in steps(events).into_iter().enumerate() {
             self.step(step, number == 0, message);
         }
-        if message.revision < self.last {
-            let text = format!("an answer with revision {} has the header's {}", self.last, message.revision);
+        if message.revision < newest {
+            let text = format!("an answer with revision {newest} has the header's {}", message.revision);
             self.wrong(Kind::WatchWrong, text);
         }
         self.open = Some(self.last);
@@ -194,7 +198,7 @@ impl Session<'_> {
             Kind::WatchSplit
         } else if start > 0 && revision < start {
             Kind::WatchResume
-        } else if self.last >= revision {
+        } else if self.progress < revision {
             let earlier = self.session.messages.iter().filter(|message| match &message.told {
                 Told::Events { events, .. } => events.iter().any(|event| revision_of(event) == revision),
                 _ => false,
@@ -236,6 +240,7 @@ impl Session<'_> {
             self.wrong(Kind::WatchProgress, "progress came between the parts of an answer".to_owned());
         }
         self.last = revision;
+        self.progress = revision;
         self.next = self.next.max(revision + 1);
     }
 

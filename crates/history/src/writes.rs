@@ -47,7 +47,7 @@ pub fn find_causes(
                 let first_told = order.first_told(step.revision);
                 let fits = |op: &usize| {
                     let op = &ops[*op];
-                    op.invoked < first_told
+                    op.invoked <= first_told
                         && op.done().is_none_or(|done| done.revision >= step.revision)
                         && makes(op, step, timeline)
                 };
@@ -151,7 +151,7 @@ fn report_unexplained(ops: &[Op], step: &Step, timeline: &Timeline, order: &Orde
     let by: Vec<&Op> = by.take(3).collect();
     let text = match by.first().map(|op| &op.outcome) {
         Some(Outcome::Refused(_)) => format!("{text}: it was refused"),
-        Some(_) if by.iter().all(|op| op.invoked >= order.first_told(step.revision)) => {
+        Some(_) if by.iter().all(|op| op.invoked > order.first_told(step.revision)) => {
             format!("{text}: it was told before it was asked for")
         }
         Some(_) => format!("{text}: it was done more than once, or not as it was answered"),
