@@ -133,7 +133,7 @@ fn revisions_agree_with_real_time() {
 #[test]
 fn nothing_is_told_before_it_was_asked_for() {
     let early = with([op(1, 4, get("b"), done(4, range_answer(vec![kv("b", "3", 4)])))]);
-    assert_kinds(&early, &[Kind::FromTheFuture]);
+    assert_kinds(&early, &[Kind::RealTime, Kind::FromTheFuture]);
     assert_good(&with([op(1, 6, get("b"), done(4, range_answer(vec![kv("b", "3", 4)])))]));
 }
 
