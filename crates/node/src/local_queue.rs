@@ -45,6 +45,7 @@ pub(crate) enum LocalItem {
 pub(crate) enum Op {
     Promise(netsy_api::ids::Term),
     Truncate(LogIndex),
+    Led(netsy_api::ids::Session),
     Store(Vec<Arc<Entry>>),
     Install(Box<Snapshot>),
     /// What was asked for did not come with the event.
@@ -79,6 +80,7 @@ impl LocalQueue {
         let op = match op {
             LocalOp::Promise(term) => Op::Promise(term),
             LocalOp::Truncate { after } => Op::Truncate(after),
+            LocalOp::Led(session) => Op::Led(session),
             LocalOp::Store { from, through } => {
                 let found = brought.entries.first().map_or(LogIndex(0), |e| e.index);
                 let skip = from.0.checked_sub(found.0).filter(|_| found.0 > 0).map(|skip| skip as usize);

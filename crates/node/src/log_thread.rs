@@ -32,6 +32,9 @@ pub(crate) const QUEUE_COMMANDS_MAX: usize = 8192;
 /// Pause before a local commit that failed is tried again.
 const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// The note that names the newest process of this database that led a term (R9).
+pub(crate) const LED_NOTE: &str = "led";
+
 type Task = Box<dyn FnOnce(&mut localdb::Writer) + Send>;
 
 pub(crate) enum Command {
@@ -224,6 +227,7 @@ impl LogWork {
                 self.node.follower.truncated(after);
                 self.until_written(|db| db.truncate_after(after))?;
             }
+            Op::Led(session) => self.until_written(|db| db.set_note(LED_NOTE, session.to_string().as_bytes()))?,
             Op::Install(snapshot) => {
                 let index = snapshot.built.end().index;
                 let visible_index = self.node.shown_index();

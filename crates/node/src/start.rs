@@ -7,7 +7,7 @@ use crate::error::NodeError;
 use crate::failpoint;
 use crate::load;
 use crate::load_log;
-use crate::log_thread::Gone;
+use crate::log_thread::{Gone, LED_NOTE};
 use crate::manifest_store::{ManifestStore, ManifestStoreError, random_128};
 use crate::net::{self, PeerListen};
 use crate::node::{Node, Parts};
@@ -116,6 +116,7 @@ impl Node {
                     promised: db.promised_term(),
                     runs: runs_of(&db)?,
                     visible: store.visible_index(),
+                    led: led(&db)?,
                 },
                 seed: random_128()?,
                 nodes: registrations.iter().map(store_calls::registered).collect(),
@@ -177,6 +178,13 @@ fn settings(config: &NodeConfig) -> Settings {
         leader_timeout: millis(config.leader_timeout),
         drain_timeout: millis(config.drain_timeout),
     }
+}
+
+fn led(db: &localdb::Writer) -> Result<Option<Session>, StartError> {
+    let bad = |e: &dyn std::fmt::Display| StartError::Local(format!("the note {LED_NOTE} in the local database: {e}"));
+    let Some(note) = db.note(LED_NOTE)? else { return Ok(None) };
+    let text = std::str::from_utf8(&note).map_err(|e| bad(&e))?;
+    text.parse().map(Some).map_err(|e: netsy_api::ids::InvalidId| bad(&e))
 }
 
 fn runs_of(db: &localdb::Writer) -> Result<Runs, StartError> {

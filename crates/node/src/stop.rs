@@ -27,6 +27,16 @@ impl Node {
         drained
     }
 
+    /// Ends at once, whatever was left undone.
+    pub async fn finish(&self) {
+        self.0.finish().await;
+    }
+
+    /// Whether other nodes are connected.
+    pub fn has_company(&self) -> bool {
+        self.0.peers().is_some_and(|peers| !peers.connected().is_empty())
+    }
+
     /// Has another node be Primary; `None`: whichever is best. Returns once this node is not Primary any more, or
     /// says why it still is.
     pub async fn move_primary(&self, to: Option<NodeId>) -> Result<(), String> {
