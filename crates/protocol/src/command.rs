@@ -5,7 +5,7 @@ use crate::event::{CallId, LocalSeq, StreamId};
 use crate::manifest::{ElectorLock, Manifest, ProcessId};
 use crate::message::{Hello, Message, ToPrimary, ToReplica};
 use crate::read::ReadId;
-use netsy_api::ids::{ChunkSeq, Incarnation, LogIndex, NodeId, Nonce, Revision, Term};
+use netsy_api::ids::{ChunkSeq, Incarnation, LogIndex, NodeId, Nonce, Revision, Session, Term};
 
 /// An operation on the local database. All of them, and the entries of
 /// [`Engine::appended`](crate::engine::Engine::appended), are executed in the order of their numbers.
@@ -31,6 +31,9 @@ pub enum LocalOp {
         /// Its index.
         index: LogIndex,
     },
+    /// Notes that this process led a term to the end of R4 and had waited for every lease before (R9): the next
+    /// process of this database need not wait for this one's.
+    Led(Session),
 }
 
 /// A call to object storage. It answers with [`StoreDone`](crate::event::Event::StoreDone), once, whatever happens.

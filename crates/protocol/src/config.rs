@@ -2,7 +2,7 @@
 
 use crate::manifest::ProcessId;
 use crate::reconcile::Runs;
-use netsy_api::ids::{LogIndex, NodeId, Term};
+use netsy_api::ids::{LogIndex, NodeId, Session, Term};
 
 /// Milliseconds of a clock that goes on while the machine is suspended. Only differences count.
 pub type Millis = u64;
@@ -66,6 +66,8 @@ pub struct Stored {
     pub runs: Runs,
     /// Up to here entries were shown (R8).
     pub visible: LogIndex,
+    /// The newest process of this database that led a term to the end of R4 ([`LocalOp::Led`](crate::command::LocalOp)).
+    pub led: Option<Session>,
 }
 
 /// Everything an engine begins with.

@@ -7,14 +7,34 @@
 //!
 //! Start reading at [`engine::Engine`].
 
+mod change;
 pub mod command;
 pub mod commit;
 pub mod config;
+mod election;
 pub mod engine;
 pub mod event;
+mod follower;
+mod hand_over;
+mod health;
+mod local_log;
+mod lock;
 pub mod manifest;
 pub mod message;
+#[cfg(feature = "mutants")]
+pub mod mutant;
+#[cfg(not(feature = "mutants"))]
+mod mutant;
+mod mutant_support;
+mod primary;
+mod promise;
 pub mod quorum;
+mod random;
 pub mod read;
+mod reads;
 pub mod reconcile;
 pub mod status;
+mod streams;
+mod take_over;
+mod voter_plan;
+mod watch_floor;

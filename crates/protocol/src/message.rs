@@ -42,6 +42,8 @@ pub struct ElectorBeat {
     pub primary: Option<(Term, ProcessId)>,
     /// The nodes it knows.
     pub nodes: Vec<RegisteredNode>,
+    /// R12: why there is no election.
+    pub quorum_lost: Option<crate::status::QuorumLost>,
 }
 
 /// Why a Primary wants another one in its place.

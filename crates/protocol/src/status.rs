@@ -1,7 +1,9 @@
 //! What a node knows of the cluster, for health, metrics and `netsy member list`.
 
-use crate::config::RegisteredNode;
+use crate::config::{Millis, RegisteredNode};
+use crate::engine::Engine;
 use crate::manifest::{Manifest, ProcessId};
+use crate::quorum::Voter;
 use netsy_api::ids::{LogIndex, NodeId, Term};
 
 /// What this node does now.
@@ -78,4 +80,55 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// A graceful stop is under way.
     pub stopping: bool,
+}
+
+impl Engine {
+    /// What this node knows.
+    pub fn status(&self, now: Millis) -> Status {
+        let silence = self.settings.silence();
+        let healthy = self.peers.healthy(now.max(self.now), silence);
+        let role = match &self.primary {
+            None => Role::Replica,
+            Some(primary) if !primary.serves() => Role::TakingOver,
+            Some(_) if self.hand_over.is_some() || self.stop.is_some() => Role::HandingOver,
+            Some(_) => Role::Primary,
+        };
+        let tracker = self.primary.as_ref().and_then(|p| p.tracker.as_ref());
+        let nodes = self.nodes.values().map(|node| {
+            let voter = Voter { node_id: node.node_id.clone(), incarnation: node.incarnation };
+            let streams = self.primary.iter().flat_map(|p| p.streams.values());
+            let heard = streams
+                .filter(|r| r.process.node_id == node.node_id)
+                .any(|r| now.saturating_sub(r.last_heard) <= silence);
+            NodeStatus {
+                healthy: node.node_id == self.me.node_id || heard || healthy.contains(&node.node_id),
+                voter: self.manifest.as_ref().is_some_and(|m| m.names(&voter)),
+                held: tracker.and_then(|t| t.held_by(&voter)),
+                node: node.clone(),
+            }
+        });
+        let ready = match &self.primary {
+            Some(primary) => primary.serves(),
+            None => self.follower.target.as_ref().is_some_and(|(term, _)| self.hears(*term)),
+        };
+        Status {
+            role,
+            term: self.follower.target.as_ref().map_or(Term(0), |(term, _)| *term),
+            promised: self.log.promised(),
+            primary: self.follower.target.clone(),
+            primary_ready: ready,
+            elector: self.lock.elector().cloned(),
+            is_elector: self.lock.held,
+            manifest: self.manifest.clone(),
+            changing: self.primary.as_ref().is_some_and(|p| p.change.is_some()),
+            quorum_late: self.primary.as_ref().is_some_and(|p| p.late),
+            quorum_lost: self.quorum_lost.clone(),
+            committed: self.committed(),
+            visible: self.log.visible(),
+            end: self.log.end().last_index,
+            in_object_log: self.primary.as_ref().map_or(LogIndex(0), |p| p.uploaded),
+            nodes: nodes.collect(),
+            stopping: self.stop.is_some(),
+        }
+    }
 }
