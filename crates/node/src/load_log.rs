@@ -129,7 +129,9 @@ fn fact(point: &LogPoint) -> ChunkFact {
 }
 
 async fn load(node: &Arc<Inner>, call: CallId) -> Result<LogPoint, StartError> {
-    if let Some(from) = newest_known_point(node).await? {
+    // An empty database begins with the newest snapshot.
+    let from = newest_known_point(node).await?.filter(|from| from.seq.0 > 0);
+    if let Some(from) = from {
         check_reaches(&node.log, &from).await?;
         let mut sink = EngineSink::new(node, call);
         // A snapshot is a place to go on from only where both logs are known to be the same.
@@ -156,8 +158,8 @@ async fn load(node: &Arc<Inner>, call: CallId) -> Result<LogPoint, StartError> {
             seconds = started.elapsed().as_secs_f64(),
             "restored from the bucket"
         );
-        failpoint::hit("restore.loaded");
     }
+    failpoint::hit("restore.loaded");
     Ok(restored.end)
 }
 
@@ -211,6 +213,7 @@ impl<'a> EngineSink<'a> {
         // What was built before, if anything, goes first: it has the same place on disk.
         self.building = None;
         (self.rows, self.entries) = (0, 0);
+        failpoint::hit("restore.begun");
         let Some(manifest) = snapshot else { return Ok(()) };
         let (index, term) = (manifest.last_index, manifest.runs.last().map(|run| run.term));
         let held = self.node.thread.with(move |db| db.term_at(index)).await?;
@@ -219,7 +222,6 @@ impl<'a> EngineSink<'a> {
             tracing::info!(snapshot = index.0, rows = manifest.rows, "restoring from a snapshot");
             let built = self.node.thread.with(|db| db.begin_restore()).await??;
             self.building = Some(Building { built, manifest: manifest.clone() });
-            failpoint::hit("restore.begun");
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::primary::Primary;
 use crate::publisher::Reply;
 use crate::reads::StoredValues;
 use crate::writer::{Answer, BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, ENTRY_OVERHEAD_BYTES};
-use netsy_api::ids::{Position, Revision};
+use netsy_api::ids::{LogIndex, Position, Revision};
 use std::sync::atomic::Ordering;
 use netsy_api::log::Entry;
 use netsy_localdb as localdb;
@@ -130,16 +130,18 @@ pub(crate) struct LogWork {
     pub(crate) node: Arc<Inner>,
     pub(crate) db: localdb::Writer,
     pub(crate) leading: Option<Arc<Primary>>,
+    /// Entries up to here are not whole any more, as the engine was told.
+    partial: LogIndex,
 }
 
 impl LogWork {
     pub(crate) fn new(node: Arc<Inner>, db: localdb::Writer) -> Self {
-        node.note_runs(db.term_runs());
-        Self { node, db, leading: None }
+        Self { node, db, leading: None, partial: LogIndex(0) }
     }
 
     /// Runs until told to stop or until nobody can send any more. Blocks: has a thread of its own.
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.changed();
         let mut requests = Vec::with_capacity(BATCH_REQUESTS_MAX);
         while let Some(first) = commands.blocking_recv() {
             let mut next = Some(first);
@@ -329,9 +331,14 @@ impl LogWork {
     }
 
     /// The database changed.
-    pub(crate) fn changed(&self) {
+    pub(crate) fn changed(&mut self) {
         self.node.note_runs(self.db.term_runs());
         self.held();
+        let partial = self.db.progress().partial_through;
+        if partial != self.partial {
+            self.partial = partial;
+            self.node.engine(|engine, _| engine.set_entries_from(partial.next()));
+        }
     }
 
     fn held(&self) {

@@ -10,7 +10,7 @@ use netsy_api::peer::{NotRun, not_run};
 use netsy_peer::tls::PeerTls;
 use netsy_peer::{
     DialError, FollowerStream, ForwardReply, ForwardRequest, Handler, LocalNode, Lost, PeerConfig, PeerEvent, Peers,
-    Remote,
+    Remote, engine_wire,
 };
 use netsy_protocol::config::RegisteredNode;
 use netsy_protocol::event::Event;
@@ -192,10 +192,4 @@ impl Node {
             }
         }
     }
-}
-
-mod engine_wire {
-    use super::{Bytes, Message};
-    pub(crate) fn encode(_: &Message) -> Bytes { Bytes::new() }
-    pub(crate) fn decode(_: Bytes) -> Result<Message, String> { Err("none".into()) }
 }

@@ -455,19 +455,6 @@ impl Inner {
         }
     }
 
-    /// The term of an entry of the own log, as far as it is stored.
-    pub(crate) fn own_term_at(&self, index: LogIndex) -> Option<Term> {
-        if index.0 == 0 {
-            return Some(Term(0));
-        }
-        if index > *self.held_locally.borrow() {
-            return None;
-        }
-        let runs = self.runs.lock();
-        let after = runs.partition_point(|run| run.first_index <= index);
-        after.checked_sub(1).and_then(|at| runs.get(at)).map(|run| run.term)
-    }
-
     /// The own log's runs of terms, as of the last change of the database.
     pub(crate) fn note_runs(&self, runs: &[localdb::TermRun]) {
         let mut known = self.runs.lock();

@@ -249,6 +249,7 @@ async fn send_to_follower(
 ) {
     let mut sending: Option<Sending> = None;
     let mut told = LogPoint::START;
+    let mut shown = node.shown.subscribe();
     loop {
         // What the engine says goes first: it is small.
         while let Ok(frame) = queue.try_recv() {
@@ -270,9 +271,22 @@ async fn send_to_follower(
                 None => return,
             },
             Next::Nothing => {
+                // The commit index moved and there is nothing to tell it with.
+                if *shown.borrow_and_update() > now.commit {
+                    let beat = node.ask_engine(|engine, _| engine.beat());
+                    now.commit = beat.commit;
+                    if sender.send(&wire::from_primary(&ToReplica::Beat(beat), news(node, &mut told))).await.is_err() {
+                        return;
+                    }
+                    continue;
+                }
                 let frame = tokio::select! {
                     frame = queue.recv() => frame,
                     changed = now.ends.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                    changed = shown.changed() => match changed {
                         Ok(()) => continue,
                         Err(_) => return,
                     },
@@ -297,6 +311,7 @@ async fn send_to_follower(
             runs,
             commit: node.ask_engine(|engine, _| engine.committed()),
         };
+        now.commit = head.commit;
         let head = wire::append_head(&head, news(node, &mut told));
         if sender.append(&head, batch.encoded()).await.is_err() {
             return;
@@ -309,6 +324,8 @@ async fn send_to_follower(
 struct Sending {
     primary: Arc<Primary>,
     prev: Run,
+    /// The commit index it was told.
+    commit: LogIndex,
     ends: watch::Receiver<LogIndex>,
 }
 
@@ -321,9 +338,9 @@ async fn send_frame(
 ) -> bool {
     if let ToReplica::Welcome(welcome) = &frame {
         let Some(primary) = node.acting().filter(|primary| primary.term == welcome.term) else { return false };
-        let term = node.own_term_at(welcome.common).unwrap_or(primary.term);
+        let Some(term) = node.ask_engine(|engine, _| engine.term_at(welcome.common)) else { return false };
         let ends = primary.window.watch_end();
-        *sending = Some(Sending { primary, prev: Run { term, last_index: welcome.common }, ends });
+        *sending = Some(Sending { primary, prev: Run { term, last_index: welcome.common }, commit: welcome.commit, ends });
     }
     sender.send(&wire::from_primary(&frame, news(node, told))).await.is_ok()
 }
