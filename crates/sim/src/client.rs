@@ -55,10 +55,14 @@ impl Clients {
 #[derive(Clone, Debug)]
 pub struct Watcher {
     pub record: WatchRecord,
+    /// Records that ended with a compaction.
+    pub over: Vec<WatchRecord>,
     slot: usize,
     life: u64,
     /// The next revision that was not told.
     next: i64,
+    /// The last revision that it was told.
+    told: i64,
     key: Bytes,
     range_end: Bytes,
     /// It takes nothing until then.
@@ -75,9 +79,11 @@ impl Watcher {
         };
         Self {
             record: WatchRecord { name: format!("watch {number}"), sessions: vec![], whole_to: None },
+            over: vec![],
             slot: 0,
             life: 0,
             next: 0,
+            told: 0,
             key: key.into(),
             range_end: range_end.into(),
             slow_until: 0,
@@ -85,8 +91,12 @@ impl Watcher {
         }
     }
 
-    fn wants(&self, key: &[u8]) -> bool {
-        if self.range_end.is_empty() { key == self.key } else { key >= &self.key[..] && key < &self.range_end[..] }
+    /// What it was to see is compacted: it begins like a new one.
+    fn begin_anew(&mut self) {
+        let name = format!("{}'", self.record.name);
+        let new = WatchRecord { name, sessions: vec![], whole_to: None };
+        self.over.push(std::mem::replace(&mut self.record, new));
+        (self.attached, self.next, self.told) = (false, 0, 0);
     }
 }
 
@@ -261,6 +271,9 @@ impl World {
             return;
         }
         // The first time from now on, or from a revision; afterwards from after the last told.
+        if watcher.told > 0 {
+            watcher.next = watcher.told + 1;
+        }
         let start = if watcher.next == 0 { if first { 0 } else { (visible - 5).max(2) } } else { watcher.next };
         let request = WatchCreateRequest {
             key: watcher.key.clone(),
@@ -279,22 +292,14 @@ impl World {
                 told: Told::Cancelled { compact_revision: lowest, reason: String::new() },
             });
             watcher.record.sessions.push(WatchSession { node: slot as u32, request, messages });
-            watcher.record.sessions.push(WatchSession {
-                node: slot as u32,
-                request: WatchCreateRequest {
-                    key: watcher.key.clone(),
-                    range_end: watcher.range_end.clone(),
-                    start_revision: lowest,
-                    progress_notify: true,
-                    ..Default::default()
-                },
-                messages: vec![WatchMessage { at: now, revision: visible, told: Told::Created }],
-            });
-            watcher.next = lowest;
+            watcher.begin_anew();
+            self.after(1, Happening::Watch(number));
             self.count("watch compacted");
+            return;
         } else {
             watcher.record.sessions.push(WatchSession { node: slot as u32, request, messages });
             watcher.next = if start == 0 { visible + 1 } else { start };
+            watcher.told = watcher.next - 1;
         }
         let Some(watcher) = self.watchers.get_mut(number) else { return };
         (watcher.slot, watcher.life, watcher.attached) = (slot, life, true);
@@ -306,6 +311,7 @@ impl World {
     pub fn tell_watchers(&mut self, slot: usize) {
         let now = self.now;
         let (slow, length) = (self.rng.chance(5), self.rng.range(100, 4_000));
+        let progress = self.rng.chance(50);
         let Some(process) = self.slots.get(slot).and_then(|s| s.process.as_ref()) else { return };
         let visible = process.store.visible_revision().0;
         let compact = process.store.compact_revision().0;
@@ -320,8 +326,7 @@ impl World {
                 // It was too slow for a compaction by a client, or was cut off from the Primary.
                 let told = Told::Cancelled { compact_revision: compact, reason: String::new() };
                 session.messages.push(WatchMessage { at: now, revision: visible, told });
-                watcher.attached = false;
-                watcher.next = compact;
+                watcher.begin_anew();
                 compacted += 1;
                 continue;
             }
@@ -340,10 +345,15 @@ impl World {
                     .collect();
                 if !events.is_empty() {
                     let told = Told::Events { events, fragment: false };
+                    watcher.told = entry.revision.0;
                     session.messages.push(WatchMessage { at: now, revision: entry.revision.0, told });
                 }
             }
             watcher.next = watcher.next.max(visible + 1);
+            if progress && watcher.told < visible {
+                watcher.told = visible;
+                session.messages.push(WatchMessage { at: now, revision: visible, told: Told::Progress });
+            }
             if slow {
                 watcher.slow_until = now + length;
             }
@@ -389,6 +399,5 @@ impl World {
                 watcher.record.whole_to = Some(head);
             }
         }
-        let _ = Watcher::wants;
     }
 }

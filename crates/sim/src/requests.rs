@@ -153,7 +153,7 @@ impl World {
         let before = process.store.last_index();
         let mut made = vec![];
         let mut waiting = vec![];
-        let mut renewals = vec![];
+        let (mut renewals, mut unproven) = (vec![], vec![]);
         for _ in 0..BATCH_MAX {
             let Some((ask, to)) = process.requests.pop_front() else { break };
             if let Request::LeaseKeepAlive { id } = ask.request {
@@ -162,16 +162,25 @@ impl World {
             }
             let Some(request) = convert::write_request(&ask.request, now) else { continue };
             let result = process.store.evaluate(term, UnixMillis(now as i64), &request, &NoStored);
-            let outcome = match result {
+            let (outcome, wrote) = match result {
                 Ok(evaluated) => {
                     made.extend(evaluated.entry.clone());
-                    convert::written(evaluated.outcome, evaluated.revision)
+                    (convert::written(evaluated.outcome, evaluated.revision), evaluated.entry.is_some())
                 }
-                Err(error) => convert::refused(&error),
+                Err(error) => (convert::refused(&error), false),
             };
-            waiting.push(Waiting { index: process.store.last_index(), to, outcome });
+            let index = process.store.last_index();
+            if !wrote && index <= process.store.visible_index() {
+                // It read and wrote nothing, and no commit to come proves that this still is the Primary (R9).
+                unproven.push((to, outcome));
+            } else {
+                waiting.push(Waiting { index, to, outcome });
+            }
         }
         self.finish_batch(slot, before, made, waiting);
+        for (to, outcome) in unproven {
+            self.prove(slot, to, outcome);
+        }
         for (id, to) in renewals {
             self.renew(slot, id, to);
         }
@@ -257,8 +266,15 @@ impl World {
             Renewal::Expiring => return self.answer(to, Outcome::Unknown),
         };
         let Some(process) = self.process(slot) else { return };
-        let revision = process.store.head_revision().0;
+        let revision = process.store.visible_revision().0;
         let outcome = Outcome::Done(Done { revision, answer: Answer::LeaseKeepAlive { ttl } });
+        self.prove(slot, to, outcome);
+    }
+
+    /// Lets an answer out that no entry of this term proves: like a read (R9).
+    fn prove(&mut self, slot: usize, to: To, outcome: Outcome) {
+        let now = self.clock(slot);
+        let Some(process) = self.process(slot) else { return };
         match process.engine.read_begin(now) {
             ReadStart::Now(ticket) if process.ticket_holds(now, ticket) => {
                 let index = process.store.last_index();

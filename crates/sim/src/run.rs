@@ -133,7 +133,9 @@ fn digest(store: &Store) -> String {
         serializable: true,
         ..Default::default()
     };
-    format!("{:?} leases {:?}", convert::range(store, &request), store.leases())
+    let mut leases = store.leases();
+    leases.sort_unstable();
+    format!("{:?} leases {leases:?}", convert::range(store, &request))
 }
 
 fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
@@ -163,7 +165,7 @@ fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
         let events = world.truth.entries.iter().flat_map(|e| convert::events(e));
         let history = History {
             ops: std::mem::take(&mut world.clients.ops),
-            watches: world.watchers.iter().map(|w| w.record.clone()).collect(),
+            watches: world.watchers.iter().flat_map(|w| w.over.iter().chain([&w.record])).cloned().collect(),
             log: Log::new(steps(events)),
             states,
             rules: Rules {
@@ -174,6 +176,21 @@ fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
             },
         };
         world.truth.counters.insert("ops", history.ops.len() as u64);
+        if world.trace {
+            for entry in &world.truth.entries {
+                eprintln!("ENTRY {} term {} revision {} {:?}", entry.index, entry.term, entry.revision, entry.mutations);
+            }
+            for op in &history.ops {
+                eprintln!("OP {op}");
+            }
+        }
+        for state in &history.states {
+            let other = history.states.iter().find(|o| o.at == state.at && o.digest != state.digest);
+            if let (Some(other), true) = (other, world.trace) {
+                let text = |d: &[u8]| String::from_utf8_lossy(d).into_owned();
+                eprintln!("{}: {}\n{}: {}", state.name, text(&state.digest), other.name, text(&other.digest));
+            }
+        }
         let report = history.check();
         if !report.is_empty() {
             breaches.push(format!("history: {report}"));
