@@ -114,7 +114,11 @@ impl World {
         match self.rng.below(100) {
             0..=34 => {
                 let lease = if self.rng.chance(100) { self.rng.pick(&self.clients.leases).copied() } else { None };
-                let (key, value) = (self.key(), self.value());
+                let (mut key, value) = (self.key(), self.value());
+                if lease.is_some() {
+                    // Keys that nobody deletes one by one, so that a lease's end is told from a delete.
+                    key = format!("kz{}", self.rng.below(4)).into();
+                }
                 let prev_kv = self.rng.chance(300);
                 Request::Put(PutRequest { key, value, lease: lease.unwrap_or(0), prev_kv, ..Default::default() })
             }

@@ -155,7 +155,9 @@ impl World {
             DiskFate::Kept => {}
             DiskFate::Wiped => place.disk = Some(wiped),
             DiskFate::Old => {
-                if place.backup.is_some() {
+                // Of an earlier start: one of the same start cannot be told from a crash (R11).
+                let boot = place.disk.as_ref().map_or(0, |d| d.boot);
+                if place.backup.as_ref().is_some_and(|b| b.boot < boot) {
                     place.disk = place.backup.clone();
                 }
             }
