@@ -65,6 +65,8 @@ struct Bench {
     seals: Vec<ChunkSeq>,
     pieces: Vec<LogPiece>,
     log_end: ChunkFact,
+    /// This node takes the elector lock, and keeps it.
+    elector: bool,
     seen: Vec<Command>,
 }
 
@@ -115,6 +117,7 @@ impl Bench {
             after_seal: vec![],
             seals: vec![],
             pieces: vec![],
+            elector: false,
             log_end: ChunkFact { seq: ChunkSeq(3), term: Term(1), last_index: LogIndex(uploaded) },
             seen: vec![],
         };
@@ -174,12 +177,13 @@ impl Bench {
                 }
             }
             StoreCall::ReadLock => StoreResult::Lock(Some(ElectorLock {
-                node_id: node(1),
+                node_id: if self.elector { node(0) } else { node(1) },
                 session: process(1).session,
                 address: String::new(),
                 counter: self.now,
                 nonce: Nonce(u128::from(self.now)),
             })),
+            StoreCall::SwapLock { .. } if self.elector => StoreResult::Done,
             StoreCall::SwapLock { .. } => StoreResult::Lost,
             StoreCall::ListNodes => StoreResult::Nodes(vec![]),
             StoreCall::MarkStopped { .. } => StoreResult::Done,
@@ -656,4 +660,92 @@ fn no_lease_while_a_change_is_undecided() {
         bench.tell(Event::SetCluster { quorum: Some(1), copies_min: None });
         matches!(bench.read(), ReadStart::Wait(_))
     });
+}
+
+// ---- R6 ----
+
+/// n0 holds the lock and finds that n1, the Primary of term 5, is gone. The others promise, with these ends.
+fn election(mutant: Option<Mutant>, quorum: i32, own: &[(u64, u64)], promises: &[(u8, Run)]) -> Bench {
+    let mut bench =
+        Bench::with(manifest(5, 1, &[0, 1, 2, 3], quorum), own, 5, mutant, |bench| bench.elector = true);
+    assert!(bench.engine.status(bench.now).is_elector);
+    bench.tell(Event::PeerDown(node(1)));
+    let sent = |bench: &Bench, want: fn(&Message) -> Option<u64>| {
+        bench.seen.iter().rev().find_map(|c| match c {
+            Command::Send { message, .. } => want(message),
+            _ => None,
+        })
+    };
+    let query = sent(&bench, |m| if let Message::HearsAsk { query, .. } = m { Some(*query) } else { None });
+    for n in [2, 3] {
+        let incarnation = process(n).incarnation;
+        let query = query.expect("asked");
+        bench.message(n, Message::Hears { query, incarnation, hears: false, primary_store_age: None });
+    }
+    let id = sent(&bench, |m| if let Message::PromiseAsk { election, .. } = m { Some(*election) } else { None });
+    for (n, end) in promises {
+        let (term, process) = (Term(6), process(*n));
+        let election = id.expect("an election began");
+        bench.message(*n, Message::Promised { election, term, process, end: *end, stopping: false, store_age: Some(1) });
+    }
+    bench.pass(100);
+    bench
+}
+
+#[test]
+fn an_election_writes_term_and_primary_and_nothing_else() {
+    // Flaw 10: the Elector's own configuration says another quorum than the manifest.
+    holds(Mutant::ElectionWritesQuorum, |mutant| {
+        let bench = election(mutant, 1, &[(1, 10)], &[(2, run(1, 10)), (3, run(1, 10))]);
+        let swapped = bench.swaps.first().expect("elected");
+        let before = manifest(5, 1, &[0, 1, 2, 3], 1);
+        (&swapped.voters, swapped.quorum, swapped.copies_min) == (&before.voters, before.quorum, before.copies_min)
+            && swapped.term == Term(6)
+            && swapped.config_version == before.config_version + 1
+            && swapped.previous == Some(process(1))
+    });
+}
+
+#[test]
+fn the_greatest_term_then_index_is_elected() {
+    let elected = |mutant, own: &[(u64, u64)], promises: &[(u8, Run)]| {
+        election(mutant, 1, own, promises).swaps.first().map(|m| m.primary.clone())
+    };
+    let ends = [(2, run(4, 11)), (3, run(3, 30))];
+    assert_eq!(elected(None, &[(1, 10)], &ends), Some(process(2)));
+    holds(Mutant::PickByIndexOnly, |mutant| elected(mutant, &[(1, 10)], &ends) == Some(process(2)));
+    holds(Mutant::PickAnyPromiser, |mutant| {
+        elected(mutant, &[(1, 10)], &[(2, run(1, 10)), (3, run(4, 12))]) == Some(process(3))
+    });
+    // Among equals rather not the Elector itself.
+    assert_ne!(elected(None, &[(1, 10)], &[(2, run(1, 10)), (3, run(1, 10))]), Some(process(0)));
+}
+
+#[test]
+fn too_few_promises_elect_nobody() {
+    // Four voters, two copies commit: three promises elect.
+    holds(Mutant::ElectionQuorumMinusOne, |mutant| {
+        election(mutant, 1, &[(1, 10)], &[(2, run(1, 10))]).swaps.is_empty()
+    });
+    assert_eq!(election(None, 1, &[(1, 10)], &[(2, run(1, 10)), (3, run(1, 10))]).swaps.len(), 1);
+}
+
+#[test]
+fn a_primary_that_enough_voters_hear_stays() {
+    // Two of four voters hear it: enough to commit with quorum 1, too few for a majority.
+    for (quorum, stays) in [(1, true), (-1, false)] {
+        let mut bench =
+            Bench::with(manifest(5, 1, &[0, 1, 2, 3], quorum), &[(1, 10)], 5, None, |bench| bench.elector = true);
+        bench.tell(Event::PeerDown(node(1)));
+        let query = bench.seen.iter().rev().find_map(|c| match c {
+            Command::Send { message: Message::HearsAsk { query, .. }, .. } => Some(*query),
+            _ => None,
+        });
+        for n in [2, 3] {
+            let (incarnation, query) = (process(n).incarnation, query.expect("asked"));
+            bench.message(n, Message::Hears { query, incarnation, hears: true, primary_store_age: Some(5) });
+        }
+        let asked = bench.seen.iter().any(|c| matches!(c, Command::Send { message: Message::PromiseAsk { .. }, .. }));
+        assert_eq!(asked, !stays);
+    }
 }
