@@ -237,6 +237,8 @@ impl World {
                 self.clients.served.insert((slot, write), now);
             }
             self.count("op done");
+        } else if matches!(&outcome, Outcome::Refused(r) if !matches!(r, netsy_history::Refusal::Other(_))) {
+            self.count("op refused with reason");
         } else {
             self.count("op not done");
         }

@@ -125,6 +125,12 @@ impl World {
                     self.tell(alive, Event::Recover { lost });
                 }
             }
+            Fault::Wipe { node } => {
+                let wiped = crate::process::Disk::new(self.rng.wide());
+                if let Some(place) = self.slots.get_mut(node).filter(|p| p.process.is_none() && p.booting.is_none()) {
+                    place.disk = Some(wiped);
+                }
+            }
             Fault::Clock { node, by } => {
                 if let Some(place) = self.slots.get_mut(node) {
                     // Only between two processes: within one, the clock is a monotonic one.

@@ -59,6 +59,8 @@ pub enum Fault {
     ForgetEntries,
     /// An operator gives up every node that is not running.
     Recover,
+    /// The disk of a node that is not running is gone.
+    Wipe { node: usize },
     /// A node's clock jumps by this much (never back).
     Clock { node: usize, by: u64 },
 }
@@ -121,6 +123,26 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Nothing but what is written down: three nodes in fair weather.
+    pub fn scripted(seed: u64, nodes: usize, quorum: i32, calm_at: u64, faults: &[(u64, Fault)]) -> Self {
+        let settings = Settings { quorum, leader_timeout: 5_000, drain_timeout: 8_000, ..Settings::default() };
+        Self {
+            seed,
+            nodes,
+            started: nodes,
+            settings,
+            weather: Weather::FAIR,
+            faults: faults.to_vec(),
+            clients: 4,
+            watchers: 1,
+            think: 60,
+            keys: 8,
+            drift_ppm: 0,
+            calm_at,
+            client_compactions: false,
+        }
+    }
+
     /// What a seed stands for.
     pub fn of_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
@@ -168,7 +190,7 @@ impl Scenario {
             settings,
             weather,
             faults,
-            clients: rng.range(5, 9) as usize,
+            clients: rng.range(8, 14) as usize,
             watchers: rng.range(1, 3) as usize,
             think: *rng.pick(&[20, 50, 200]).unwrap_or(&50),
             keys: *rng.pick(&[3, 8, 30]).unwrap_or(&8),
