@@ -88,6 +88,7 @@ pub enum Op {
 
 /// What it answers.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // Few exist at a time.
 pub enum Answer {
     Manifest(Option<Manifest>),
     Lock(Option<ElectorLock>),

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
 
+/// A cluster that takes longer to settle is worth a look.
+const SLOW_MS: u64 = 15_000;
+
 struct Arguments {
     seeds: Range<u64>,
     mutant: Option<(Mutant, String)>,
@@ -70,6 +73,9 @@ fn main() -> ExitCode {
         runs += 1;
         steps += finding.steps;
         simulated += finding.simulated;
+        if let Some(ms) = finding.settled_ms.filter(|ms| *ms > SLOW_MS) {
+            println!("seed {seed} settled only after {ms} ms");
+        }
         settled.extend(finding.settled_ms);
         for (what, n) in finding.counters {
             *counters.entry(what).or_default() += n;

@@ -431,7 +431,7 @@ impl World {
 
     /// kill -9.
     pub fn crash(&mut self, slot: usize) {
-        let cut = self.rng.next();
+        let cut = self.rng.bits();
         let Some(place) = self.slots.get_mut(slot) else { return };
         place.booting = None;
         place.paused = false;
