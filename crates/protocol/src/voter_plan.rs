@@ -60,13 +60,19 @@ impl Engine {
             primary.wanted = Default::default();
         }
         let plan = self.plan();
-        if !numbers && plan.is_none() {
+        // A hand-over that came to nothing, or an earlier term of this process, gave the read lease up: taken back
+        // here, before there is one again (R9).
+        let me = self.me.session;
+        let lease_back = self.stop.is_none()
+            && self.primary.as_ref().is_some_and(|p| p.manifest.released == Some(me) && p.manifest.rule().election == 0);
+        if !numbers && plan.is_none() && !lease_back {
             return self.answer_leavers();
         }
         let spare: Vec<u64> = plan.iter().flat_map(|p| &p.members).map(|_| self.random.next() >> 1).collect();
         let cluster_id = self.cluster_id.clone();
         self.begin_change(|m| {
             (m.quorum, m.copies_min) = (quorum, copies);
+            m.released = m.released.filter(|session| *session != me);
             let Some(plan) = plan else { return };
             m.voters = plan.voters;
             for (node, spare) in plan.members.into_iter().zip(spare) {

@@ -553,7 +553,7 @@ impl World {
                         process.stalled.push(ask);
                     }
                 }
-                to => self.answer(to, Outcome::Unknown),
+                to => self.answer(to, crate::requests::not_taken()),
             }
         }
     }

@@ -13,6 +13,11 @@ use netsy_protocol::read::ReadStart;
 /// Requests evaluated in one batch.
 const BATCH_MAX: usize = 8;
 
+/// The answer of a node that was not Primary (any more) when a request reached it: nothing was done.
+pub fn not_taken() -> Outcome {
+    Outcome::Refused(Refusal::Other("not taken".into()))
+}
+
 impl World {
     /// A client's request arrives.
     pub fn on_ask(&mut self, slot: usize, ask: Ask) {
@@ -83,8 +88,8 @@ impl World {
     pub fn on_forward(&mut self, slot: usize, ask: Ask, to: To) {
         let Some(process) = self.process(slot) else { return };
         if process.leading.is_none() {
-            // Nothing was done, but the client is not told that a second time would be safe.
-            return self.answer(to, Outcome::Unknown);
+            // Nothing was done: the node that sent it on may wait for the next Primary.
+            return self.answer(to, not_taken());
         }
         process.requests.push_back((ask, to));
         self.write_soon(slot);
@@ -92,7 +97,9 @@ impl World {
 
     pub fn on_forwarded(&mut self, slot: usize, op: u64, outcome: Outcome) {
         let Some(process) = self.process(slot) else { return };
-        if process.forwarded.remove(&op).is_none() {
+        let Some(ask) = process.forwarded.remove(&op) else { return };
+        if outcome == not_taken() {
+            process.stalled.push(ask);
             return;
         }
         match &outcome {

@@ -513,7 +513,11 @@ impl World {
     // ---- object storage ----
 
     pub fn call(&mut self, slot: usize, life: u64, why: Why, op: Op) {
-        let (low, high) = self.weather.store_ms;
+        let (mut low, mut high) = self.weather.store_ms;
+        if matches!(op, Op::GetChunk(_)) {
+            // Chunks are read many at a time.
+            (low, high) = (low / 16, high / 16);
+        }
         let there = self.rng.range(low, high) / 2 + 1;
         let back = self.rng.range(low, high) / 2 + 1;
         let timeout = self.rng.range(500, 3_000);

@@ -749,3 +749,17 @@ fn a_primary_that_enough_voters_hear_stays() {
         assert_eq!(asked, !stays);
     }
 }
+
+#[test]
+fn a_released_lease_is_not_used_again_while_the_release_stands() {
+    // This process gave its lease up in an earlier term; a successor that reads so would not wait.
+    let mut bench = bucket_only(None, |m| (m.previous, m.released) = (None, Some(process(0).session)));
+    bench.swap = Some(StoreResult::Unknown);
+    let _ = bench.read();
+    assert!(matches!(bench.read(), ReadStart::Wait(_)), "the release stands");
+    bench.swap = None;
+    bench.pass(2_000);
+    let _ = bench.read();
+    assert!(matches!(bench.read(), ReadStart::Now(_)), "it is taken back first");
+    assert_eq!(bench.manifest.released, None);
+}
