@@ -23,11 +23,11 @@ if [ "$mode" = etcd ]; then
 fi
 
 # Built first and put aside, as the usual build has the same name.
-cargo build -p netsy --features crashfs
+cargo build --workspace --bin netsy --features netsy/crashfs
 mkdir -p .tools
 cp target/debug/netsy .tools/netsy-crashfs
 export NETSY_CRASHFS_BIN=$PWD/.tools/netsy-crashfs
-cargo build -p netsy
+cargo build --workspace --bins
 if [ "$mode" = quick ]; then
     NETSY_CRASH_KILLS=${NETSY_CRASH_KILLS:-20} cargo test -p netsy-e2e
     NETSY_CRASH_KILLS=${NETSY_CRASH_KILLS:-20} cargo test -p netsy-e2e --test crash -- --ignored

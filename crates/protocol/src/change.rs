@@ -76,10 +76,10 @@ impl Engine {
         };
         primary.change = Some(change);
         // R9 (iii): no lease from here until it is known to be done.
-        if !mutant!(self, LeaseDuringChange) {
-            if let Some(primary) = &mut self.primary {
-                primary.lease.ended();
-            }
+        if !mutant!(self, LeaseDuringChange)
+            && let Some(primary) = &mut self.primary
+        {
+            primary.lease.ended();
         }
         let electorate = self.electorate(&new);
         if !mutant!(self, NoJoint)

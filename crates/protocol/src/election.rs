@@ -74,7 +74,7 @@ impl Engine {
         }
         let term = Term(1);
         self.raise_promise(term);
-        let member = (self.random.next() >> 1).max(1);
+        let member = crate::manifest::usual_member_id(&self.cluster_id, &self.me.node_id);
         let manifest = Manifest {
             cluster_id: self.cluster_id.clone(),
             term,

@@ -52,6 +52,7 @@ pub enum LogPiece {
 
 /// How an object-store call ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // Few exist at a time.
 pub enum StoreResult {
     /// Of `ReadManifest`.
     Manifest(Option<Manifest>),

@@ -184,6 +184,10 @@ impl Engine {
         self.follower.pause = 0;
         self.follower.recovered = welcome.recovered;
         let Welcome { term, common, end, commit, .. } = welcome;
+        if mutant!(self, CommitUnverified) {
+            let shown = commit.min(self.log.durable());
+            self.show(shown);
+        }
         let own_end = self.log.end().last_index;
         if common > own_end || common > end.last_index {
             return self.close_stream(RETRY_MAX); // Not about the log that was presented.
@@ -248,10 +252,6 @@ impl Engine {
         let following = self.follower.stream.as_ref().is_some_and(|s| s.welcomed && s.term == append.term);
         if !following || !self.accepts(append.term) {
             return self.close_stream(RETRY);
-        }
-        if mutant!(self, CommitUnverified) {
-            let shown = append.commit.min(self.log.durable());
-            self.show(shown);
         }
         // Every append names what stands before it: no hole, and nothing that was not verified.
         let Some(merge) =

@@ -107,6 +107,12 @@ impl Engine {
     pub(crate) fn tick_hand_over(&mut self) {
         let Some(hand_over) = &self.hand_over else { return };
         let waited = self.now.saturating_sub(hand_over.since);
+        if waited >= MOVE_MAX
+            && let Some(primary) = &mut self.primary
+        {
+            primary.lease = ReadLease::new(self.settings.read_lease);
+        }
+        let Some(hand_over) = &self.hand_over else { return };
         if !hand_over.stopping && waited >= MOVE_MAX {
             // Writes go on here, unless this node promised another term meanwhile: then it is replaced anyway.
             self.hand_over = None;

@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const HEARS_WAIT: Millis = 200;
 /// A Primary that was elected and does not take over is replaced after this.
 const TAKES_OVER_WITHIN: Millis = 3_000;
+/// A node whose promise keeps it from following is helped by an election after this.
+const AHEAD_MAX: Millis = 1_500;
 /// A Primary whose take-over or uploads get no answer from object storage counts as cut off from it after this.
 pub(crate) const STORE_LOST: Millis = 2_000;
 
@@ -39,6 +41,8 @@ pub(crate) struct Peers {
     quiet_until: Millis,
     elected_at: Millis,
     next_deregister: Millis,
+    /// Since when a node that answers has promised more than the manifest's term: it cannot follow its Primary.
+    ahead_since: Option<Millis>,
     first_seen: BTreeMap<NodeId, Millis>,
 }
 
@@ -167,6 +171,9 @@ impl Engine {
         let primary = &manifest.primary;
         let (now, silence) = (self.now, self.settings.silence());
         let waited = now.saturating_sub(self.peers.elected_at.max(self.lock.since));
+        if self.peers.ahead_since.is_some_and(|at| now.saturating_sub(at) >= AHEAD_MAX) {
+            return Some(("a node promised a higher term and cannot follow", true, false));
+        }
         if *primary == self.me {
             return match &self.primary {
                 Some(p) if p.term == manifest.term && !self.is_bound() => None,
@@ -210,6 +217,11 @@ impl Engine {
         }
         let Some(manifest) = &self.manifest else { return };
         let term = manifest.term;
+        let (now, silence) = (self.now, self.settings.silence());
+        let ahead = self.peers.reports.iter().any(|(node, (report, at))| {
+            !self.peers.is_down(node) && now.saturating_sub(*at) <= silence && report.promised > term
+        }) || self.log.promised() > term;
+        self.peers.ahead_since = if ahead { self.peers.ahead_since.or(Some(now)) } else { None };
         let Some((why, certain, avoid)) = self.against_primary() else {
             self.peers.suspicion = None;
             self.quorum_lost = None;
@@ -282,8 +294,10 @@ impl Engine {
             self.peers.quiet_until = self.now + self.settings.heartbeat_interval;
             return;
         }
+        // Where nothing speaks against the Primary's node, it goes on in the next term.
+        let prefer = avoid.is_none().then(|| manifest.primary.node_id.clone());
         self.peers.suspicion = None;
-        self.start_election(why, None, avoid);
+        self.start_election(why, prefer, avoid);
     }
 
     /// Nodes that were silent for very long and vote no more are taken out of the registrations that count.

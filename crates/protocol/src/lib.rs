@@ -7,6 +7,9 @@
 //!
 //! Start reading at [`engine::Engine`].
 
+#![deny(clippy::disallowed_methods, clippy::iter_over_hash_type)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
+
 mod change;
 pub mod command;
 pub mod commit;

@@ -82,5 +82,4 @@ mutants! {
     OverwriteChunks "R3: chunks are overwritten";
     ForgetBootCounter "R11: a database that is behind its registration goes on";
     RecoverByTimer "R12: a timer gives lost voters up";
-    RolledBackLate "R8: a write whose quorum is late is rolled back";
 }

@@ -227,7 +227,8 @@ impl Engine {
             && !bound
         {
             // R9 (iii): only where its own numbers say that nothing but the bucket is needed to elect another.
-            let current = found.nonce == primary.manifest.nonce;
+            // A session that is recorded as having given its lease up has none until the record is gone.
+            let current = found.nonce == primary.manifest.nonce && found.released != Some(me);
             if found.rule().election == 0 && current && may_lease && primary.phase == Phase::Ready {
                 primary.lease.renewed(if late { now } else { sent });
             }

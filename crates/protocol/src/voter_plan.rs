@@ -3,7 +3,7 @@
 use crate::command::{Command, Report, StoreCall};
 use crate::config::Millis;
 use crate::engine::{Engine, Purpose};
-use crate::manifest::ProcessId;
+use crate::manifest::{ProcessId, usual_member_id};
 use crate::message::Message;
 use crate::primary::{Phase, Primary};
 use crate::quorum::Voter;
@@ -60,17 +60,27 @@ impl Engine {
             primary.wanted = Default::default();
         }
         let plan = self.plan();
-        if !numbers && plan.is_none() {
+        // A hand-over that came to nothing, or an earlier term of this process, gave the read lease up: taken back
+        // here, before there is one again (R9).
+        let me = self.me.session;
+        let lease_back = self.stop.is_none()
+            && self.primary.as_ref().is_some_and(|p| p.manifest.released == Some(me) && p.manifest.rule().election == 0);
+        if !numbers && plan.is_none() && !lease_back {
             return self.answer_leavers();
         }
-        let ids: Vec<u64> = plan.iter().flat_map(|p| &p.members).map(|_| self.random.next() >> 1).collect();
+        let spare: Vec<u64> = plan.iter().flat_map(|p| &p.members).map(|_| self.random.next() >> 1).collect();
+        let cluster_id = self.cluster_id.clone();
         self.begin_change(|m| {
             (m.quorum, m.copies_min) = (quorum, copies);
+            m.released = m.released.filter(|session| *session != me);
             let Some(plan) = plan else { return };
             m.voters = plan.voters;
-            for (node, id) in plan.members.into_iter().zip(ids) {
-                // 0 is no member id, and one that is taken waits for the next plan.
-                if id != 0 && !m.members.values().any(|taken| *taken == id) {
+            for (node, spare) in plan.members.into_iter().zip(spare) {
+                let usual = usual_member_id(&cluster_id, &node);
+                let taken = |m: &crate::manifest::Manifest, id: u64| m.members.values().any(|other| *other == id);
+                let id = if taken(m, usual) { spare } else { usual };
+                // 0 is no member id, and one that is taken, too, waits for the next plan.
+                if id != 0 && !taken(m, id) {
                     m.members.insert(node, id);
                 }
             }
