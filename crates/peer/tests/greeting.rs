@@ -163,7 +163,7 @@ async fn messages_that_are_none_end_their_connection_and_nothing_else() {
         for bytes in &spoilt {
             let client = RawClient::connect(node.peers.addr()).await;
             let opened = client.session(framed(&hello_frame(hello("a", "b")))).await;
-            let (_, mut session, mut session_body) = opened.expect("an answer");
+            let (_, mut session, session_body) = opened.expect("an answer");
             let mut body = match path {
                 "Session" => {
                     session.send_data(bytes.clone(), true).expect("open");
