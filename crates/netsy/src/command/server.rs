@@ -26,6 +26,12 @@ pub struct ServerArgs {
     /// The URL under which clients reach this node; by default made from the address it is bound to.
     #[arg(long, env = "NETSY_ADVERTISE_CLIENT", value_name = "URL")]
     advertise_client: Option<String>,
+    /// Where other nodes connect.
+    #[arg(long, env = "NETSY_BIND_PEER", default_value = ":2380", value_name = "HOST:PORT")]
+    bind_peer: String,
+    /// The URL under which other nodes reach this one; by default made from the address it is bound to.
+    #[arg(long, env = "NETSY_ADVERTISE_PEER", value_name = "URL")]
+    advertise_peer: Option<String>,
     /// Where health and metrics are served.
     #[arg(long, env = "NETSY_BIND_HEALTH", default_value = ":8080", value_name = "HOST:PORT")]
     bind_health: String,
@@ -83,9 +89,16 @@ pub fn run(args: ServerArgs) -> anyhow::Result<()> {
         cluster.quorum = quorum;
     }
     let client = address("--bind-client", &args.bind_client, true)?;
+    let peer = address("--bind-peer", &args.bind_peer, true)?;
     let health = address("--bind-health", &args.bind_health, true)?;
     let node_id = NodeId::new(args.node_id.as_str()).map_err(|e| anyhow!("--node-id: {e}"))?;
     cluster.storage.extra_latency = run_node::store_latency_from_environment()?;
-    let listen = Listen { client, health: Some(health), advertise_client: args.advertise_client };
+    let listen = Listen {
+        client,
+        health: Some(health),
+        advertise_client: args.advertise_client,
+        peer: Some(peer),
+        advertise_peer: args.advertise_peer,
+    };
     run_node::run(cluster, node_id, args.data_dir, listen, |_| {})
 }
