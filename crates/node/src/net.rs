@@ -80,10 +80,7 @@ impl Handler for Incoming {
         // A task of its own: the connection's other messages do not wait for entries to be read and sent.
         let mut task = tokio::task::JoinSet::new();
         task.spawn(node.serve_follower(from, stream));
-        async move {
-            while task.join_next().await.is_some() {}
-        }
-        .boxed()
+        async move { while task.join_next().await.is_some() {} }.boxed()
     }
 
     fn event(&self, event: PeerEvent) {
@@ -196,6 +193,10 @@ impl Node {
 
 mod engine_wire {
     use super::{Bytes, Message};
-    pub(crate) fn encode(_: &Message) -> Bytes { Bytes::new() }
-    pub(crate) fn decode(_: Bytes) -> Result<Message, String> { Err("none".into()) }
+    pub(crate) fn encode(_: &Message) -> Bytes {
+        Bytes::new()
+    }
+    pub(crate) fn decode(_: Bytes) -> Result<Message, String> {
+        Err("none".into())
+    }
 }

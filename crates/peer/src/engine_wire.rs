@@ -143,9 +143,7 @@ fn to_kind(message: &Message) -> Kind {
             round: *round,
             incarnation: incarnation_to_wire(*incarnation),
         }),
-        Message::HigherTerm { term, exists } => {
-            Kind::HigherTerm(wire::HigherTerm { term: term.0, exists: *exists })
-        }
+        Message::HigherTerm { term, exists } => Kind::HigherTerm(wire::HigherTerm { term: term.0, exists: *exists }),
         Message::ReadIndexAsk { id, session } => {
             Kind::ReadIndexAsk(wire::ReadIndexAsk { id: *id, session: session_to_wire(*session) })
         }
@@ -179,9 +177,7 @@ fn from_kind(kind: Kind) -> Result<Message, InvalidMessage> {
             hears: m.hears,
             primary_store_age: m.primary_store_age_ms,
         },
-        Kind::ElectorGoneAsk(m) => {
-            Message::ElectorGoneAsk { query: m.query, session: session_from_wire(&m.session)? }
-        }
+        Kind::ElectorGoneAsk(m) => Message::ElectorGoneAsk { query: m.query, session: session_from_wire(&m.session)? },
         Kind::ElectorGone(m) => Message::ElectorGone { query: m.query, gone: m.gone },
         Kind::ElectorResigns(m) => Message::ElectorResigns { session: session_from_wire(&m.session)? },
         Kind::Elected(m) => Message::Elected { term: Term(m.term), primary: process_from_wire(m.primary)? },

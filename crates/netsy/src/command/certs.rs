@@ -177,12 +177,13 @@ impl Ca {
     fn open(dir: &Path) -> anyhow::Result<Self> {
         let (crt, key) = (dir.join("ca.crt"), dir.join("ca.key"));
         let read = |path: &Path| {
-            std::fs::read_to_string(path)
-                .with_context(|| format!("{}: make a CA first: netsy certs ca --cluster-id ID --dir {}", path.display(), dir.display()))
+            std::fs::read_to_string(path).with_context(|| {
+                format!("{}: make a CA first: netsy certs ca --cluster-id ID --dir {}", path.display(), dir.display())
+            })
         };
         let (crt_pem, key_pem) = (read(&crt)?, read(&key)?);
-        let CaIdentity { cluster_id } = ca_identity(&crt_pem)
-            .map_err(|e| anyhow!("{}: {e}: it was not made by netsy certs ca", crt.display()))?;
+        let CaIdentity { cluster_id } =
+            ca_identity(&crt_pem).map_err(|e| anyhow!("{}: {e}: it was not made by netsy certs ca", crt.display()))?;
         let key_pair = KeyPair::from_pem(&key_pem).with_context(|| key.display().to_string())?;
         let issuer = Issuer::from_ca_cert_pem(&crt_pem, key_pair).with_context(|| crt.display().to_string())?;
         Ok(Self { cluster_id, issuer, crt: crt.canonicalize().unwrap_or(crt) })

@@ -178,7 +178,8 @@ impl fmt::Display for CaIdentity {
 
 /// Reads a CA's certificate in PEM; the text says why it is none of netsy's.
 pub fn ca_identity(pem: &str) -> Result<CaIdentity, String> {
-    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| format!("no certificate in PEM: {e}"))?;
+    let certificate =
+        CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| format!("no certificate in PEM: {e}"))?;
     let parsed = webpki::EndEntityCert::try_from(&certificate).map_err(|e| format!("no valid certificate: {e}"))?;
     let cluster_id = parsed
         .valid_uri_names()

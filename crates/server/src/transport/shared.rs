@@ -43,9 +43,9 @@ pub(crate) struct ConnShared {
 }
 
 impl ConnShared {
-    /// The name in the client's certificate; empty without TLS.
-    pub(crate) fn client_name(&self) -> &str {
-        self.identity.as_deref().map_or("", |identity| &identity.name)
+    /// The identity in the client's certificate; empty without TLS.
+    pub(crate) fn client(&self) -> String {
+        self.identity.as_ref().map(|identity| identity.to_string()).unwrap_or_default()
     }
 
     pub(crate) fn new(client: Client, drain: watch::Receiver<bool>) -> Arc<Self> {
