@@ -44,11 +44,11 @@ mod generated {
 pub use generated::etcdserverpb;
 pub use generated::grpc::health::v1 as health;
 pub use generated::mvccpb;
+/// Messages of the rules between the nodes of a cluster.
+pub use generated::netsy::engine;
 /// Messages of netsy's own files (schema 2), see docs/file-format.md.
 pub use generated::netsy::file;
 /// Messages of Netsy 1.0's files (schema 0), read only.
 pub use generated::netsy::legacy;
-/// Messages of the rules between the nodes of a cluster.
-pub use generated::netsy::engine;
 /// What carries them, and the log, and clients' requests that are passed on.
 pub use generated::netsy::peer;

@@ -217,11 +217,7 @@ async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), Strin
             let (delete, shown) = (rows.to_vec(), node.shown_index());
             // What it lets go is visible: a restart must not go back behind it (R8).
             let deleted = node.thread.with(move |db| {
-                db.commit(&localdb::Batch {
-                    delete: &delete,
-                    visible_index: Some(shown),
-                    ..localdb::Batch::default()
-                })
+                db.commit(&localdb::Batch { delete: &delete, visible_index: Some(shown), ..localdb::Batch::default() })
             });
             match deleted.await {
                 Ok(Ok(())) => break,

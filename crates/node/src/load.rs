@@ -70,11 +70,7 @@ fn end_at(db: &localdb::Writer, readers: &localdb::Readers, visible: LogIndex) -
     })
 }
 
-fn load_now(
-    db: &localdb::Writer,
-    readers: &localdb::Readers,
-    config: StoreConfig,
-) -> Result<Store, StartError> {
+fn load_now(db: &localdb::Writer, readers: &localdb::Readers, config: StoreConfig) -> Result<Store, StartError> {
     load_rows(shown_end(db, readers)?, readers, config)
 }
 

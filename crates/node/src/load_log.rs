@@ -184,16 +184,7 @@ struct EngineSink<'a> {
 
 impl<'a> EngineSink<'a> {
     fn new(node: &'a Arc<Inner>, call: CallId) -> Self {
-        Self {
-            node,
-            call,
-            building: None,
-            skips_rows: false,
-            rows: 0,
-            entries: 0,
-            told: Instant::now(),
-            error: None,
-        }
+        Self { node, call, building: None, skips_rows: false, rows: 0, entries: 0, told: Instant::now(), error: None }
     }
 
     fn keep(&mut self, result: Result<(), StartError>) -> Result<(), SinkError> {
@@ -259,10 +250,8 @@ impl<'a> EngineSink<'a> {
         let covers = manifest.covers();
         let runs = manifest.runs.iter().map(|run| Run { term: run.term, last_index: run.last_index });
         let runs = Runs::new(runs).map_err(|e| StartError::Local(format!("snapshot {}: {e}", manifest.last_index)))?;
-        let brought = Brought {
-            entries: vec![],
-            snapshot: Some(Box::new(Snapshot { built, uploaded: uploaded(&covers) })),
-        };
+        let brought =
+            Brought { entries: vec![], snapshot: Some(Box::new(Snapshot { built, uploaded: uploaded(&covers) })) };
         self.offer(LogPiece::Snapshot { covers: fact(&covers), runs }, brought).await
     }
 

@@ -5,23 +5,23 @@
 //! batches with one sync each; everything else (promises, truncation, restores, upkeep) runs between them. As the
 //! queue is one, what was accepted before a promise is durable before the promise is (R2).
 
-use crate::load_log;
-use crate::local_queue::{LocalItem, Op};
-use crate::roles;
 use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
+use crate::load_log;
+use crate::local_queue::{LocalItem, Op};
 use crate::node::Inner;
 use crate::primary::Primary;
 use crate::publisher::Reply;
 use crate::reads::StoredValues;
+use crate::roles;
 use crate::writer::{Answer, BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, ENTRY_OVERHEAD_BYTES};
 use netsy_api::ids::{LogIndex, Position, Revision};
-use std::sync::atomic::Ordering;
 use netsy_api::log::Entry;
 use netsy_localdb as localdb;
 use netsy_mvcc::WriteRequest;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,12 +39,17 @@ type Task = Box<dyn FnOnce(&mut localdb::Writer) + Send>;
 
 pub(crate) enum Command {
     /// A client's write, for the Primary.
-    Write { request: WriteRequest, reply: Reply },
+    Write {
+        request: WriteRequest,
+        reply: Reply,
+    },
     /// The engine's queue has something.
     Kick,
     /// Anything else that needs the database.
     Run(Task),
-    Stop { done: oneshot::Sender<localdb::Writer> },
+    Stop {
+        done: oneshot::Sender<localdb::Writer>,
+    },
 }
 
 /// The thread is gone: the node stops.

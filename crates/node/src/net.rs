@@ -80,10 +80,7 @@ impl Handler for Incoming {
         // A task of its own: the connection's other messages do not wait for entries to be read and sent.
         let mut task = tokio::task::JoinSet::new();
         task.spawn(node.serve_follower(from, stream));
-        async move {
-            while task.join_next().await.is_some() {}
-        }
-        .boxed()
+        async move { while task.join_next().await.is_some() {} }.boxed()
     }
 
     fn event(&self, event: PeerEvent) {

@@ -248,7 +248,9 @@ impl Node {
         let bucket = self.0.bucket.describe();
         Some(match manifest.rule().commit {
             None => {
-                format!("a write is acknowledged once it is in {bucket}: it survives the loss of this node and its disk")
+                format!(
+                    "a write is acknowledged once it is in {bucket}: it survives the loss of this node and its disk"
+                )
             }
             Some(1) => format!(
                 "a write is acknowledged once it is synced to this node's disk, and is in {bucket} within {:?}: \

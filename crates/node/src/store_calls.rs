@@ -215,11 +215,7 @@ pub(crate) fn from_stored(m: &stored::ClusterManifest) -> Manifest {
         primary: process(&m.primary),
         previous: m.previous.as_ref().map(process),
         released: m.released,
-        voters: m
-            .voters
-            .iter()
-            .map(|v| Voter { node_id: v.node_id.clone(), incarnation: v.incarnation })
-            .collect(),
+        voters: m.voters.iter().map(|v| Voter { node_id: v.node_id.clone(), incarnation: v.incarnation }).collect(),
         // Refused by the manifest's own check where it does not fit.
         quorum: i32::try_from(m.quorum).unwrap_or(i32::MAX),
         copies_min: m.copies_min as usize,

@@ -3,8 +3,8 @@
 use crate::local_queue::Brought;
 use crate::node::Inner;
 use crate::primary::Primary;
-use crate::wire;
 use crate::window::{EntryBatch, Next};
+use crate::wire;
 use netsy_api::ids::{LogIndex, NodeId};
 use netsy_api::peer::{PrimaryFrame, ReplicaFrame};
 use netsy_objects::object_log::LogPoint;
@@ -218,12 +218,7 @@ async fn hear_primary(node: &Arc<Inner>, stream: StreamId, mut receiver: FrameRe
 }
 
 /// Primary: takes receipts and signs of life until the stream breaks.
-async fn hear_follower(
-    node: &Arc<Inner>,
-    stream: StreamId,
-    from: &Remote,
-    mut receiver: FrameReceiver<ReplicaFrame>,
-) {
+async fn hear_follower(node: &Arc<Inner>, stream: StreamId, from: &Remote, mut receiver: FrameReceiver<ReplicaFrame>) {
     loop {
         match receiver.next().await.map(|frame| frame.map(wire::from_replica)) {
             Ok(Some(Ok(ToPrimary::Receipt(receipt)))) => {
@@ -242,11 +237,7 @@ async fn hear_follower(
 }
 
 /// Primary: what the engine says, and from its welcome on all entries, in order.
-async fn send_to_follower(
-    node: &Arc<Inner>,
-    sender: FrameSender<PrimaryFrame>,
-    mut queue: mpsc::Receiver<ToReplica>,
-) {
+async fn send_to_follower(node: &Arc<Inner>, sender: FrameSender<PrimaryFrame>, mut queue: mpsc::Receiver<ToReplica>) {
     let mut sending: Option<Sending> = None;
     let mut told = LogPoint::START;
     let mut shown = node.shown.subscribe();

@@ -159,9 +159,7 @@ pub(crate) fn from_primary(frame: &ToReplica, log_end: Option<LogPoint>) -> peer
             recovered: welcome.recovered.map(|r| peer::Recovered { term: r.term.0, index: r.index.0 }),
             log_end,
         }),
-        ToReplica::Refused { higher } => {
-            Kind::NotLeading(peer::NotLeading { higher: higher.map_or(0, |term| term.0) })
-        }
+        ToReplica::Refused { higher } => Kind::NotLeading(peer::NotLeading { higher: higher.map_or(0, |term| term.0) }),
         ToReplica::LoadObjectLog => Kind::LoadObjectLog(peer::LoadObjectLog {}),
         ToReplica::Append(append) => Kind::Append(append_head(append, None)),
         ToReplica::Beat(beat) => Kind::Beat(peer::Beat {
@@ -200,9 +198,7 @@ pub(crate) fn to_replica(frame: peer::PrimaryFrame) -> Result<FromPrimary, Malfo
                 common: LogIndex(leading.common),
                 end: from_run(leading.end),
                 commit: LogIndex(leading.commit),
-                recovered: leading
-                    .recovered
-                    .map(|r| Recovered { term: Term(r.term), index: LogIndex(r.index) }),
+                recovered: leading.recovered.map(|r| Recovered { term: Term(r.term), index: LogIndex(r.index) }),
             };
             (ToReplica::Welcome(welcome), vec![], leading.log_end.map(from_point))
         }

@@ -81,7 +81,7 @@ impl Caller {
         match timeout_at(deadline, answer).await {
             Err(_) => Err(Unanswered::Deadline.into()),
             // The table is gone, which is the same as its end.
-            Ok(Err(_)) => Err(Unanswered::Lost(Lost::Closed("the connection was dropped")).into()),
+            Ok(Err(_)) => Err(Unanswered::Lost(Lost::Closed("the connection was dropped".into())).into()),
             Ok(Ok(Err(lost))) => {
                 call.sent = false;
                 if self.outbox.is_taken(offset) {

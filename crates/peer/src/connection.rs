@@ -13,6 +13,7 @@ use futures::stream::FuturesUnordered;
 use h2::server::SendResponse;
 use h2::{Ping, PingPong, RecvStream};
 use http::Request;
+use netsy_api::peer::{Goodbye, SessionFrame, session_frame};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -91,6 +92,14 @@ impl Driver {
     pub(crate) async fn run(mut self) -> Lost {
         let (lost, by_us) = poll_fn(|cx| self.poll(cx)).await;
         if by_us {
+            if self.tasks.is_greeted()
+                && let Some(reason) = reason_for_goodbye(&lost)
+            {
+                // Full: the other end then takes it for a crash, which does no harm.
+                let _ = self.session.push(&SessionFrame {
+                    kind: Some(session_frame::Kind::Goodbye(Goodbye { reason: reason.to_owned() })),
+                });
+            }
             // The last words are a courtesy: without them it looks like a crash.
             let mut shut = false;
             let farewell = poll_fn(|cx| self.poll_farewell(cx, &mut shut));
@@ -102,7 +111,10 @@ impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Lost, bool)> {
         self.tasks.register(cx.waker());
         if let Poll::Ready(lost) = self.poll_work(cx) {
-            return Poll::Ready((lost, false));
+            // What arrived before the end is still to be read: a goodbye, answers.
+            while let Poll::Ready(Some(())) = self.running.poll_next_unpin(cx) {}
+            self.tasks.end(lost.clone());
+            return Poll::Ready((self.tasks.ended().unwrap_or(lost), false));
         }
         if let Some(lost) = self.tasks.ended() {
             return Poll::Ready((lost, true));
@@ -174,6 +186,15 @@ impl Driver {
             }
         }
         Poll::Pending
+    }
+}
+
+/// What the other end is told of an end that is no failure of its own.
+fn reason_for_goodbye(lost: &Lost) -> Option<&str> {
+    match lost {
+        Lost::Closed(reason) => Some(reason),
+        Lost::Superseded => Some("a newer connection took its place"),
+        Lost::Broken(_) | Lost::Silent(_) | Lost::Goodbye(_) | Lost::Malformed(_) => None,
     }
 }
 

@@ -63,11 +63,11 @@ pub(crate) async fn keep(hub: Arc<Hub>, slot: Arc<Slot>) {
                 let lost = tokio::select! {
                     lost = &mut connection => lost,
                     () = other_address(&mut addresses, &address) => {
-                        link.tasks.end(Lost::Closed("it is not to be called there any more"));
+                        link.tasks.end(Lost::Closed("it is not to be called there any more".into()));
                         connection.await
                     }
                 };
-                let lost = lost.unwrap_or(Lost::Closed("its task was ended"));
+                let lost = lost.unwrap_or(Lost::Closed("its task was ended".into()));
                 tracing::info!(node = %slot.node_id, address, %lost, "connection lost");
                 // Back at once, but not if it is always lost at once.
                 failures = if since.elapsed() >= hub.config.backoff_max { 0 } else { failures.saturating_add(1) };
@@ -154,7 +154,7 @@ async fn dial(hub: &Arc<Hub>, slot: &Arc<Slot>, address: &str) -> Result<(Arc<Li
             let supervised = tokio::spawn({
                 let (hub, link) = (hub.clone(), link.clone());
                 async move {
-                    let lost = connection.await.unwrap_or(Lost::Closed(PANICKED));
+                    let lost = connection.await.unwrap_or(Lost::Closed(PANICKED.into()));
                     hub.down(&link, lost.clone());
                     lost
                 }
@@ -163,7 +163,7 @@ async fn dial(hub: &Arc<Hub>, slot: &Arc<Slot>, address: &str) -> Result<(Arc<Li
         }
         Ok(Ok(Err(error))) => Err(error),
         // Dropped before it was told: the connection ended, and the driver knows why.
-        Ok(Err(_)) => Err(greeting(connection.await.unwrap_or(Lost::Closed(PANICKED)).to_string())),
+        Ok(Err(_)) => Err(greeting(connection.await.unwrap_or(Lost::Closed(PANICKED.into())).to_string())),
         Err(_) => Err(too_late()),
     }
 }
@@ -173,7 +173,7 @@ struct EndOnDrop(Option<Arc<Tasks>>);
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         if let Some(tasks) = self.0.take() {
-            tasks.end(Lost::Closed("the greeting failed"));
+            tasks.end(Lost::Closed("the greeting failed".into()));
         }
     }
 }

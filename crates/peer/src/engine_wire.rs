@@ -143,9 +143,7 @@ fn to_kind(message: &Message) -> Kind {
             round: *round,
             incarnation: incarnation_to_wire(*incarnation),
         }),
-        Message::HigherTerm { term, exists } => {
-            Kind::HigherTerm(wire::HigherTerm { term: term.0, exists: *exists })
-        }
+        Message::HigherTerm { term, exists } => Kind::HigherTerm(wire::HigherTerm { term: term.0, exists: *exists }),
         Message::ReadIndexAsk { id, session } => {
             Kind::ReadIndexAsk(wire::ReadIndexAsk { id: *id, session: session_to_wire(*session) })
         }
@@ -179,9 +177,7 @@ fn from_kind(kind: Kind) -> Result<Message, InvalidMessage> {
             hears: m.hears,
             primary_store_age: m.primary_store_age_ms,
         },
-        Kind::ElectorGoneAsk(m) => {
-            Message::ElectorGoneAsk { query: m.query, session: session_from_wire(&m.session)? }
-        }
+        Kind::ElectorGoneAsk(m) => Message::ElectorGoneAsk { query: m.query, session: session_from_wire(&m.session)? },
         Kind::ElectorGone(m) => Message::ElectorGone { query: m.query, gone: m.gone },
         Kind::ElectorResigns(m) => Message::ElectorResigns { session: session_from_wire(&m.session)? },
         Kind::Elected(m) => Message::Elected { term: Term(m.term), primary: process_from_wire(m.primary)? },
@@ -297,4 +293,118 @@ fn beat_from_wire(beat: wire::ElectorBeat) -> Result<ElectorBeat, InvalidMessage
         nodes,
         quorum_lost,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(name: &str) -> ProcessId {
+        ProcessId {
+            node_id: NodeId::new(name).expect("valid"),
+            incarnation: Incarnation(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10),
+            session: Session(u128::MAX - 1),
+        }
+    }
+
+    fn report() -> NodeReport {
+        NodeReport {
+            process: process("a"),
+            address: "10.0.0.1:2380".into(),
+            promised: Term(8),
+            end: Run { term: Term(7), last_index: LogIndex(1000) },
+            leads: Some((Term(7), false)),
+            hears: Some(Term(0)),
+            store_age: Some(0),
+            stopping: true,
+        }
+    }
+
+    fn beat() -> ElectorBeat {
+        ElectorBeat {
+            elector: process("e"),
+            address: "e:1".into(),
+            counter: 5,
+            primary: Some((Term(7), process("a"))),
+            nodes: vec![RegisteredNode {
+                node_id: NodeId::new("b").expect("valid"),
+                incarnation: Incarnation(0),
+                stopped: true,
+                address: String::new(),
+            }],
+            quorum_lost: Some(QuorumLost {
+                needed: 2,
+                answered: vec![],
+                missing: vec![NodeId::new("b").expect("valid")],
+            }),
+        }
+    }
+
+    /// One of each kind, and those whose optional parts are missing.
+    fn messages() -> Vec<Message> {
+        let (election, term, query, session) = (3, Term(9), 4, Session(5));
+        let end = Run { term: Term(0), last_index: LogIndex(0) };
+        let hand_over = |to: Option<&str>, reason| Message::HandOver {
+            term,
+            to: to.map(|to| NodeId::new(to).expect("valid")),
+            reason,
+        };
+        vec![
+            Message::Beat(beat()),
+            Message::Beat(ElectorBeat { primary: None, nodes: vec![], quorum_lost: None, ..beat() }),
+            Message::Report(report()),
+            Message::Report(NodeReport { leads: None, hears: None, store_age: None, stopping: false, ..report() }),
+            Message::PromiseAsk { election, term },
+            Message::Promised { election, term, process: process("a"), end, stopping: false, store_age: None },
+            Message::PromiseRefused { election, promised: term },
+            Message::HearsAsk { query, term },
+            Message::Hears { query, incarnation: Incarnation(1), hears: true, primary_store_age: Some(0) },
+            Message::Hears { query, incarnation: Incarnation(1), hears: false, primary_store_age: None },
+            Message::ElectorGoneAsk { query, session },
+            Message::ElectorGone { query, gone: true },
+            Message::ElectorResigns { session },
+            Message::Elected { term, primary: process("a") },
+            hand_over(None, HandOverReason::Planned),
+            hand_over(Some("b"), HandOverReason::StoreUnreachable),
+            hand_over(None, HandOverReason::Refused),
+            Message::Confirm { term, round: 6 },
+            Message::Confirmed { term, round: 6, incarnation: Incarnation(2) },
+            Message::HigherTerm { term, exists: true },
+            Message::ReadIndexAsk { id: 1, session },
+            Message::ReadIndex { id: 1, term, index: LogIndex(10) },
+            Message::ReadIndexRefused { id: 1 },
+            Message::Leave { process: process("a") },
+            Message::Left { process: process("a") },
+        ]
+    }
+
+    #[test]
+    fn every_message_comes_back_as_it_was() {
+        let messages = messages();
+        for message in &messages {
+            assert_eq!(decode(encode(message)).as_ref(), Ok(message));
+        }
+        let kinds: std::collections::HashSet<_> = messages.iter().map(std::mem::discriminant).collect();
+        assert_eq!(kinds.len(), 20, "one of each kind is tried");
+    }
+
+    #[test]
+    fn what_is_cut_or_spoilt_is_refused_and_never_a_panic() {
+        for message in messages() {
+            let bytes = encode(&message);
+            for cut in 0..bytes.len() {
+                let _ = decode(bytes.slice(..cut));
+                for bit in 0..8 {
+                    let mut spoilt = bytes.to_vec();
+                    spoilt[cut] ^= 1 << bit;
+                    let _ = decode(spoilt.into());
+                }
+            }
+        }
+        assert!(decode(Bytes::new()).is_err());
+        let nobody = wire::Message { kind: Some(Kind::Leave(wire::Leave { process: None })) };
+        assert!(decode(nobody.encode_to_vec().into()).is_err());
+        let unknown = wire::HandOver { reason: 99, ..Default::default() };
+        assert!(decode(wire::Message { kind: Some(Kind::HandOver(unknown)) }.encode_to_vec().into()).is_err());
+    }
 }

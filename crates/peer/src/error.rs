@@ -3,6 +3,7 @@
 use crate::version::Versions;
 use netsy_api::ids::NodeId;
 use netsy_api::peer::{CallStatus, NotRun};
+use std::borrow::Cow;
 use std::io;
 use thiserror::Error;
 
@@ -26,7 +27,7 @@ pub enum Lost {
     Superseded,
     /// This end closed it.
     #[error("this node closed it: {0}")]
-    Closed(&'static str),
+    Closed(Cow<'static, str>),
 }
 
 /// Why there is no connection.

@@ -89,7 +89,7 @@ pub struct ForwardRequest {
     pub body: Bytes,
     /// When the client stops waiting.
     pub deadline: Instant,
-    /// The name in the client's certificate; empty without TLS.
+    /// The [`Identity`](crate::Identity) in the client's certificate, as a URI; empty without TLS.
     pub client: String,
     /// `hasleader`: rather fails than waits.
     pub require_leader: bool,

@@ -6,7 +6,6 @@ use crate::handler::{Direction, Handler, LocalNode, PeerEvent};
 use crate::link::Link;
 use crate::tls::PeerTls;
 use netsy_api::ids::NodeId;
-use netsy_api::peer::{Goodbye, SessionFrame, session_frame};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,8 +14,6 @@ use tokio::sync::{Notify, watch};
 
 /// Nodes that may be known by name. Far more than a cluster has: against names that are made up.
 const SLOTS_MAX: usize = 4096;
-/// Why connections end when the node does.
-const STOPS: &str = "it stops";
 
 /// What all connections of a node share.
 pub(crate) struct Hub {
@@ -132,6 +129,7 @@ impl Hub {
 
     /// A connection can be used.
     pub(crate) fn up(&self, slot: &Slot, link: &Arc<Link>) {
+        link.tasks.greeted();
         let older = slot.links.lock().of(link.direction).replace(link.clone());
         if let Some(older) = older {
             older.tasks.end(Lost::Superseded);
@@ -139,8 +137,8 @@ impl Hub {
         slot.nudge.notify_one();
         self.handler.event(PeerEvent::Up { remote: link.remote.clone(), direction: link.direction });
         // One that came up while all others were being closed.
-        if self.stopping.borrow().is_some() {
-            link.tasks.end(Lost::Closed(STOPS));
+        if let Some(reason) = self.stopping.borrow().clone() {
+            link.tasks.end(Lost::Closed(reason.into()));
         }
     }
 
@@ -162,10 +160,7 @@ impl Hub {
     pub(crate) fn stop(&self, reason: &str) {
         self.stopping.send_replace(Some(reason.to_owned()));
         for link in self.slots().iter().flat_map(|slot| slot.all()) {
-            let goodbye = Goodbye { reason: reason.to_owned() };
-            // Full or closed: the connection then ends without it.
-            let _ = link.session.push(&SessionFrame { kind: Some(session_frame::Kind::Goodbye(goodbye)) });
-            link.tasks.end(Lost::Closed(STOPS));
+            link.tasks.end(Lost::Closed(reason.to_owned().into()));
         }
     }
 }

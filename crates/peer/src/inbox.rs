@@ -42,6 +42,10 @@ impl Inbox {
                     }
                     self.chunk = data;
                 }
+                // How HTTP/2 servers say that they are done before the client is.
+                Some(Err(error)) if error.reason() == Some(h2::Reason::NO_ERROR) && self.gathered.is_empty() => {
+                    return Poll::Ready(Ok(None));
+                }
                 Some(Err(error)) => return Poll::Ready(Err(Lost::Broken(error.to_string()))),
                 None if self.gathered.is_empty() => return Poll::Ready(Ok(None)),
                 None => return Poll::Ready(Err(Lost::Malformed("a stream ended inside a message".to_owned()))),

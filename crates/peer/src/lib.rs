@@ -11,6 +11,7 @@ mod calls;
 mod config;
 mod connection;
 mod dial;
+pub mod engine_wire;
 mod error;
 mod handler;
 mod hub;

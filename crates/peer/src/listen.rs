@@ -153,7 +153,7 @@ async fn drive(
         async move {
             tokio::time::sleep_until(deadline).await;
             if accepting.state.lock().link.is_none() {
-                accepting.tasks.end(Lost::Closed("no Hello came in time"));
+                accepting.tasks.end(Lost::Closed("no Hello came in time".into()));
             }
         }
     }));
@@ -161,7 +161,7 @@ async fn drive(
         Ok(lost) => lost,
         Err(_) => {
             tracing::error!(%addr, "a peer connection's task panicked: please report this");
-            Lost::Closed("a panic in its task, which is a bug")
+            Lost::Closed("a panic in its task, which is a bug".into())
         }
     };
     let link = accepting.state.lock().link.take();
@@ -268,7 +268,7 @@ impl Accepting {
         let first = match timeout_at(self.deadline, inbox.next::<SessionFrame>()).await {
             Ok(Ok(Some(SessionFrame { kind: Some(session_frame::Kind::Hello(hello)) }))) => Some(hello),
             Ok(Err(lost @ Lost::Broken(_))) => return self.tasks.end(lost),
-            Err(_) => return self.tasks.end(Lost::Closed("no Hello came in time")),
+            Err(_) => return self.tasks.end(Lost::Closed("no Hello came in time".into())),
             Ok(_) => None,
         };
         let judged = match first {
@@ -282,7 +282,7 @@ impl Accepting {
         };
         let Some(slot) = self.hub.slot_or_new(&remote.node_id) else {
             tracing::warn!(node = %remote.node_id, "another node was refused: too many names are known");
-            return self.tasks.end(Lost::Closed("too many nodes"));
+            return self.tasks.end(Lost::Closed("too many nodes".into()));
         };
         let remote = Arc::new(remote);
         // An error means that the connection is over, which its driver notices.
@@ -311,6 +311,6 @@ impl Accepting {
         }
         // An error means that nobody is there to be told.
         let _ = self.session.push(&SessionFrame { kind: Some(session_frame::Kind::Refusal(refusal)) });
-        self.tasks.end(Lost::Closed("it was refused"));
+        self.tasks.end(Lost::Closed("it was refused".into()));
     }
 }

@@ -179,6 +179,13 @@ impl Outbox {
         self.change(State::Closed);
     }
 
+    /// Nothing leaves any more, unless it is only what was queued before the end.
+    pub(crate) fn close_unless_ending(&self) {
+        if self.inner.lock().state != State::Ending {
+            self.close();
+        }
+    }
+
     fn change(&self, to: State) {
         let pump = {
             let mut inner = self.inner.lock();

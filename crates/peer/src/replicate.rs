@@ -1,7 +1,8 @@
 //! The stream on which the log goes to a replica and receipts come back.
 //!
 //! Its two halves are independent: dropping the sender ends the stream for the other end once everything
-//! queued has left; dropping the receiver cuts it.
+//! queued has left; dropping the receiver cuts it, unless the sender was dropped before (as it is where both go with
+//! their [`FrameStream`]). Mind that an `async move` block which names only one half drops the other at once.
 
 use crate::error::{Lost, SendError};
 use crate::inbox::Inbox;
@@ -224,7 +225,7 @@ impl<In: Message + Default> FrameReceiver<In> {
 
 impl<In> Drop for FrameReceiver<In> {
     fn drop(&mut self) {
-        self.outbox.close();
+        self.outbox.close_unless_ending();
     }
 }
 

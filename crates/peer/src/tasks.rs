@@ -16,11 +16,15 @@ pub(crate) struct Tasks {
 struct Inner {
     new: Vec<BoxFuture<'static, ()>>,
     end: Option<Lost>,
+    greeted: bool,
 }
 
 impl Tasks {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(Inner { new: Vec::new(), end: None }), driver: AtomicWaker::new() })
+        Arc::new(Self {
+            inner: Mutex::new(Inner { new: Vec::new(), end: None, greeted: false }),
+            driver: AtomicWaker::new(),
+        })
     }
 
     /// Runs `task` in the connection's task. Dropped if that has ended.
@@ -29,10 +33,26 @@ impl Tasks {
         self.driver.wake();
     }
 
-    /// Has the connection end; the first reason given is the one that counts.
+    /// Has the connection end. The first reason given is the one that counts, but for a goodbye: it may be read
+    /// after others have noticed that the connection is gone.
     pub(crate) fn end(&self, lost: Lost) {
-        self.inner.lock().end.get_or_insert(lost);
+        {
+            let mut inner = self.inner.lock();
+            match (&inner.end, &lost) {
+                (None, _) | (Some(Lost::Broken(_)), Lost::Goodbye(_)) => inner.end = Some(lost),
+                (Some(_), _) => {}
+            }
+        }
         self.driver.wake();
+    }
+
+    /// Both ends know each other: the connection does not end without a goodbye any more.
+    pub(crate) fn greeted(&self) {
+        self.inner.lock().greeted = true;
+    }
+
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.inner.lock().greeted
     }
 
     /// Why it is to end.

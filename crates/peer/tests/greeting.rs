@@ -97,9 +97,8 @@ async fn nothing_is_done_for_who_has_not_said_who_it_is() {
 
 #[tokio::test]
 async fn after_the_greeting_calls_are_answered_and_a_second_session_is_not() {
-    let forward: support::ForwardFn = Box::new(|request| {
-        Box::pin(async move { netsy_peer::ForwardReply::Answer(request.body) })
-    });
+    let forward: support::ForwardFn =
+        Box::new(|request| Box::pin(async move { netsy_peer::ForwardReply::Answer(request.body) }));
     let node = Setup { forward, ..Setup::new("b") }.start().await;
     let client = RawClient::connect(node.peers.addr()).await;
     let _session = client.session(framed(&hello_frame(hello("a", "b")))).await.expect("an answer");
@@ -163,7 +162,7 @@ async fn messages_that_are_none_end_their_connection_and_nothing_else() {
         for bytes in &spoilt {
             let client = RawClient::connect(node.peers.addr()).await;
             let opened = client.session(framed(&hello_frame(hello("a", "b")))).await;
-            let (_, mut session, mut session_body) = opened.expect("an answer");
+            let (_, mut session, session_body) = opened.expect("an answer");
             let mut body = match path {
                 "Session" => {
                     session.send_data(bytes.clone(), true).expect("open");
@@ -377,11 +376,7 @@ mod any {
     }
 
     /// Whether a node answers a sound Hello in the name of `node` from someone who shows this.
-    pub async fn answer(
-        node: &TestNode,
-        name: &str,
-        shown: Option<(String, String)>,
-    ) -> Result<SessionFrame, String> {
+    pub async fn answer(node: &TestNode, name: &str, shown: Option<(String, String)>) -> Result<SessionFrame, String> {
         let tcp = tokio::net::TcpStream::connect(node.peers.addr()).await.expect("it listens");
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config(shown)));
         let name_shown = ServerName::try_from("localhost").expect("a name");
@@ -411,29 +406,30 @@ async fn with_tls_only_nodes_of_this_cluster_get_in_and_only_under_their_own_nam
         other => panic!("{other:?}"),
     }
     let stranger = Ca::new();
-    let shown = [
-        ("no certificate", None),
-        ("another CA", Some(stranger.issue(&sound))),
-        ("another cluster", Some(certified.ca.issue(&Leaf::of("netsy://other/peer/a")))),
-        ("another role", Some(certified.ca.issue(&Leaf::of("netsy://test/client/a")))),
-        ("no identity", Some(certified.ca.issue(&Leaf { uris: vec![], ..Leaf::of("") }))),
-        ("another URI", Some(certified.ca.issue(&Leaf::of("https://test/peer/a")))),
-        (
-            "two identities",
-            Some(certified.ca.issue(&Leaf {
-                uris: vec!["netsy://test/peer/a".into(), "netsy://test/peer/c".into()],
-                ..Leaf::of("")
-            })),
-        ),
-        ("expired", Some(certified.ca.issue(&Leaf { expired: true, ..Leaf::of("netsy://test/peer/a") }))),
-        (
-            "not for clients",
-            Some(certified.ca.issue(&Leaf {
-                usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
-                ..Leaf::of("netsy://test/peer/a")
-            })),
-        ),
-    ];
+    let shown =
+        [
+            ("no certificate", None),
+            ("another CA", Some(stranger.issue(&sound))),
+            ("another cluster", Some(certified.ca.issue(&Leaf::of("netsy://other/peer/a")))),
+            ("another role", Some(certified.ca.issue(&Leaf::of("netsy://test/client/a")))),
+            ("no identity", Some(certified.ca.issue(&Leaf { uris: vec![], ..Leaf::of("") }))),
+            ("another URI", Some(certified.ca.issue(&Leaf::of("https://test/peer/a")))),
+            (
+                "two identities",
+                Some(certified.ca.issue(&Leaf {
+                    uris: vec!["netsy://test/peer/a".into(), "netsy://test/peer/c".into()],
+                    ..Leaf::of("")
+                })),
+            ),
+            ("expired", Some(certified.ca.issue(&Leaf { expired: true, ..Leaf::of("netsy://test/peer/a") }))),
+            (
+                "not for clients",
+                Some(certified.ca.issue(&Leaf {
+                    usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
+                    ..Leaf::of("netsy://test/peer/a")
+                })),
+            ),
+        ];
     for (what, shown) in shown {
         assert!(any::answer(&node, "a", shown).await.is_err(), "{what}");
     }

@@ -63,7 +63,9 @@ fn host_names_are_known() {
     let dir = TempDir::new().expect("a folder");
     let files = Ca::new().write(dir.path(), &Leaf::of("netsy://test/peer/a"));
     let store = TlsStore::load(files, CLUSTER, &node_id("a")).expect("valid");
-    for (host, covered) in [("localhost", true), ("127.0.0.1", true), ("127.0.0.2", false), ("example.com", false), ("", false)] {
+    for (host, covered) in
+        [("localhost", true), ("127.0.0.1", true), ("127.0.0.2", false), ("example.com", false), ("", false)]
+    {
         assert_eq!(store.covers(host), covered, "{host}");
     }
 }
@@ -111,11 +113,8 @@ async fn certificates_change_without_a_restart_and_without_losing_a_connection()
     d.event(|event| matches!(event, PeerEvent::Unreachable { .. }).then_some(())).await;
     // d follows, while it keeps trying.
     replace(&new, &dir.path().join("d"), &Leaf::of("netsy://test/peer/d"));
-    let store_d = TlsStore::load(
-        new.write(&dir.path().join("d"), &Leaf::of("netsy://test/peer/d")),
-        CLUSTER,
-        &node_id("d"),
-    );
+    let store_d =
+        TlsStore::load(new.write(&dir.path().join("d"), &Leaf::of("netsy://test/peer/d")), CLUSTER, &node_id("d"));
     assert!(store_d.is_ok());
     let d = Setup { tls: Some(store_d.expect("valid")), ..Setup::new("d") }.start().await;
     d.calls(&[&b]);

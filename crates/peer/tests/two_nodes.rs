@@ -164,6 +164,7 @@ async fn a_replica_that_does_not_read_holds_up_its_stream_and_nothing_else() {
             move |_, stream| {
                 let (sent, go_on) = (sent_send.clone(), go_on.clone());
                 async move {
+                    let stream = stream;
                     let batch = EncodedEntries::encode([&entry(1, 256 << 10)]);
                     let head = Append::default();
                     let mut count = 0usize;
@@ -569,7 +570,7 @@ async fn nodes_that_are_not_named_any_more_are_not_called_any_more() {
             _ => None,
         })
         .await;
-    assert!(matches!(lost, Lost::Broken(_)), "{lost:?}");
+    assert_eq!(lost, Lost::Goodbye("it is not to be called there any more".into()), "no crash");
     a.event(|event| matches!(event, PeerEvent::Down { last: true, .. }).then_some(())).await;
     assert!(!peer.can_ask());
     // And again, through the handle from before; itself is passed over.

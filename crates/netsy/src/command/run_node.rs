@@ -5,9 +5,11 @@ use anyhow::{Context, anyhow, bail};
 use netsy_api::ids::NodeId;
 use netsy_node::{Ended, Node, NodeConfig, PeerListen};
 use netsy_objects::{Buckets, StorageConfig};
-use netsy_server::{Server, ServerConfig};
+use netsy_peer::tls::{RELOAD_INTERVAL, TlsStore};
+use netsy_server::{Mutual, Server, ServerConfig};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,10 +22,35 @@ pub struct Listen {
     pub health: Option<SocketAddr>,
     /// `None`: made from the address it listens on.
     pub advertise_client: Option<String>,
+    /// For clients and other nodes; `None`: no TLS, loopback only.
+    pub tls: Option<Arc<TlsStore>>,
     /// Where other nodes connect; `None`: the node is alone.
     pub peer: Option<SocketAddr>,
     /// `None`: made from the address it listens on.
     pub advertise_peer: Option<String>,
+}
+
+impl Listen {
+    /// The URL of an address that is listened on. One that stands for all of the machine's addresses is told by
+    /// the machine's name.
+    fn url(&self, addr: SocketAddr) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        if !addr.ip().is_unspecified() {
+            return format!("{scheme}://{addr}");
+        }
+        let system = rustix::system::uname();
+        format!("{scheme}://{}:{}", system.nodename().to_string_lossy(), addr.port())
+    }
+}
+
+/// The host in a URL.
+fn host_of(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map(|(host, _)| host),
+        None => Some(authority.rsplit_once(':').map_or(authority, |(host, _)| host)),
+    }
 }
 
 /// What a running node can say of itself.
@@ -83,6 +110,9 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let mut announce = announce;
     let result = runtime.block_on(async {
+        if let Some(tls) = &listen.tls {
+            tokio::spawn(tls.clone().watch(RELOAD_INTERVAL));
+        }
         while let Next::Again = serve(&cluster, &node_id, &data_dir, &listen, &mut announce).await? {}
         Ok(())
     });
@@ -110,15 +140,25 @@ async fn serve(
         None => None,
     };
     let advertise = Advertised {
-        client: listen.advertise_client.clone().unwrap_or_else(|| format!("http://{}", listen.client)),
+        client: listen.advertise_client.clone().unwrap_or_else(|| listen.url(listen.client)),
         peer: match (&listen.advertise_peer, &peers) {
             (Some(url), _) => vec![url.clone()],
-            (None, Some(listener)) => vec![format!("http://{}", listener.local_addr().context("the peer port")?)],
+            (None, Some(listener)) => vec![listen.url(listener.local_addr().context("the peer port")?)],
             (None, None) => vec![],
         },
     };
+    if let Some(tls) = &listen.tls
+        && let Some(host) = host_of(&advertise.client)
+        && !tls.covers(host)
+    {
+        tracing::warn!(
+            host,
+            url = advertise.client,
+            "the server certificate is not for this host: clients will refuse it"
+        );
+    }
     let config = NodeConfig { sqlite_vfs, ..node_config(cluster, node_id.clone(), data_dir.to_path_buf(), advertise)? };
-    let peers = peers.map(|listener| PeerListen { listener, tls: None });
+    let peers = peers.map(|listener| PeerListen { listener, tls: listen.tls.as_ref().map(|tls| tls.peers()) });
     let node = tokio::select! {
         node = Node::start(config, buckets, peers) => node?,
         _ = terminate.recv() => bail!("stopped by SIGTERM before it served"),
@@ -130,7 +170,14 @@ async fn serve(
         drain_timeout: cluster.drain_timeout,
         ..ServerConfig::default()
     };
-    let server = match Server::start(limits, node.clone(), listen.client, listen.health).await {
+    let started = match &listen.tls {
+        None => Server::start(limits, node.clone(), listen.client, listen.health).await,
+        Some(tls) => {
+            let acceptor = Mutual::new(tls.clients());
+            Server::start_with(limits, node.clone(), listen.client, listen.health, acceptor).await
+        }
+    };
+    let server = match started {
         Ok(server) => server,
         Err(error) => {
             if let Err(problem) = node.stop().await {
@@ -165,7 +212,9 @@ async fn serve(
                 drained.map_err(|e| anyhow!("the stop was not complete: {e}"))?;
                 tracing::info!("stopped: the other nodes go on");
             } else {
-                tracing::info!("stopping: requests under way are finished, then everything is brought to object storage");
+                tracing::info!(
+                    "stopping: requests under way are finished, then everything is brought to object storage"
+                );
                 server.stop().await;
                 node.stop().await.map_err(|e| anyhow!("the stop was not complete: {e}"))?;
                 tracing::info!("stopped: object storage has everything");
@@ -235,4 +284,37 @@ fn node_config(
         value_cache_bytes_max: VALUE_CACHE_BYTES_MAX,
         sqlite_vfs: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_found_in_urls() {
+        for (url, host) in [
+            ("https://n1:2379", Some("n1")),
+            ("https://n1", Some("n1")),
+            ("https://10.0.0.1:2379/", Some("10.0.0.1")),
+            ("https://[::1]:2379", Some("::1")),
+            ("n1:2379", None),
+        ] {
+            assert_eq!(host_of(url), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_address_for_all_is_told_by_the_machines_name() {
+        let listen = Listen {
+            client: SocketAddr::from(([127, 0, 0, 1], 1)),
+            health: None,
+            advertise_client: None,
+            tls: None,
+            peer: None,
+            advertise_peer: None,
+        };
+        assert_eq!(listen.url(listen.client), "http://127.0.0.1:1");
+        let all = listen.url(SocketAddr::from(([0, 0, 0, 0], 2379)));
+        assert!(all.ends_with(":2379") && !all.contains("0.0.0.0"), "{all}");
+    }
 }

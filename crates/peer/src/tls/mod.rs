@@ -14,4 +14,4 @@ mod verify;
 
 pub use files::{TlsError, TlsFiles};
 pub use store::{ClientTls, PeerTls, RELOAD_INTERVAL, Reload, TlsStore};
-pub use verify::identity_of;
+pub use verify::{CaIdentity, ca_identity, identity_of};

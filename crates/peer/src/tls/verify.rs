@@ -1,9 +1,11 @@
 //! Checks of certificates beyond the chain: cluster and role.
 
 use crate::identity::{Identity, Role, SCHEME};
+use netsy_api::ids::check_name;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -159,4 +161,30 @@ impl ServerCertVerifier for OutgoingVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// What `netsy certs ca` writes into a CA's certificate: the cluster it is for. No identity: nobody can speak as it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaIdentity {
+    /// The cluster.
+    pub cluster_id: String,
+}
+
+impl fmt::Display for CaIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}/ca", self.cluster_id)
+    }
+}
+
+/// Reads a CA's certificate in PEM; the text says why it is none of netsy's.
+pub fn ca_identity(pem: &str) -> Result<CaIdentity, String> {
+    let certificate =
+        CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| format!("no certificate in PEM: {e}"))?;
+    let parsed = webpki::EndEntityCert::try_from(&certificate).map_err(|e| format!("no valid certificate: {e}"))?;
+    let cluster_id = parsed
+        .valid_uri_names()
+        .find_map(|uri| uri.strip_prefix(SCHEME)?.strip_suffix("/ca"))
+        .ok_or_else(|| format!("no URI {SCHEME}CLUSTER/ca in it"))?;
+    check_name("cluster id", cluster_id).map_err(|e| e.to_string())?;
+    Ok(CaIdentity { cluster_id: cluster_id.to_owned() })
 }

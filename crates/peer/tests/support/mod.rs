@@ -94,12 +94,8 @@ impl Setup {
     pub async fn start(self) -> TestNode {
         let (engine_send, engine) = mpsc::unbounded_channel();
         let (events_send, events) = mpsc::unbounded_channel();
-        let handler = TestHandler {
-            engine: engine_send,
-            events: events_send,
-            forward: self.forward,
-            replicate: self.replicate,
-        };
+        let handler =
+            TestHandler { engine: engine_send, events: events_send, forward: self.forward, replicate: self.replicate };
         let local = LocalNode {
             cluster_id: self.cluster.to_owned(),
             node_id: node_id(self.id),

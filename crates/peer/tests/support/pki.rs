@@ -38,8 +38,8 @@ impl Ca {
         let mut params = CertificateParams::new(vec![]).expect("valid");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        params.distinguished_name.push(DnType::CommonName, "test CA");
         let key = KeyPair::generate().expect("a key");
+        params.distinguished_name.push(DnType::CommonName, format!("test CA {:?}", &key.public_key_raw()[..8]));
         let pem = params.self_signed(&key).expect("signed").pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
@@ -72,13 +72,7 @@ impl Ca {
         let ca_cert = write("ca.crt", &self.pem);
         let server_cert = write("node.crt", &cert);
         let server_key = write("node.key", &key);
-        TlsFiles {
-            ca_cert,
-            client_cert: server_cert.clone(),
-            client_key: server_key.clone(),
-            server_cert,
-            server_key,
-        }
+        TlsFiles { ca_cert, client_cert: server_cert.clone(), client_key: server_key.clone(), server_cert, server_key }
     }
 
     /// A node's certificates, ready for use.

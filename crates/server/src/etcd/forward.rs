@@ -9,7 +9,7 @@ use crate::grpc::reply::{Body, put_prefix};
 use crate::grpc::rpc::Rpc;
 use crate::grpc::status::{Code, Status};
 use crate::grpc::streaming::decode;
-use crate::transport::shared::ConnShared;
+use crate::transport::shared::{Client, ConnShared};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -103,7 +103,7 @@ async fn pass_on(service: &Service, cx: &UnaryContext, rpc: Rpc, body: Bytes, pr
         path: format!("/{}/{}", rpc.service(), rpc.method()),
         body,
         deadline: cx.deadline,
-        client: String::new(),
+        client: cx.shared.client(),
         require_leader: cx.require_leader,
         token: String::new(),
     };
@@ -190,11 +190,12 @@ impl Forwarded for FromPeers {
                 let status = Status::unimplemented(format!("{} is not served by netsy", request.path));
                 return ForwardReply::Status(call_status(&status));
             };
+            let client = Client { addr: from.addr, identity: request.client.parse().ok().map(Arc::new) };
             let cx = UnaryContext {
                 deadline: request.deadline,
                 request_bytes: request.body.len(),
                 require_leader: request.require_leader,
-                shared: ConnShared::new(from.addr, service.drain.clone()),
+                shared: ConnShared::new(client, service.drain.clone()),
             };
             match run(&service, cx, rpc, request.body).await {
                 Ok(body) => ForwardReply::Answer(unframed(body)),

@@ -1,7 +1,7 @@
 //! etcdserverpb.Lease/LeaseKeepAlive: each request renews one lease and gets one answer.
 
-use super::{Service, forward};
 use super::errors::{status, timed_out};
+use super::{Service, forward};
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::Body;
 use crate::grpc::rpc::Rpc;
@@ -43,11 +43,7 @@ pub(super) async fn keep_alive(
 }
 
 /// Renews one lease, on the Primary.
-pub(super) async fn renew(
-    service: &Service,
-    cx: UnaryContext,
-    request: LeaseKeepAliveRequest,
-) -> Result<Body, Status> {
+pub(super) async fn renew(service: &Service, cx: UnaryContext, request: LeaseKeepAliveRequest) -> Result<Body, Status> {
     // etcd takes the header before it renews.
     let header = service.header();
     let renewed = service.node.lease_keep_alive(LeaseId(request.id));

@@ -70,7 +70,11 @@ pub(super) async fn alarm(service: &Service, cx: UnaryContext, request: AlarmReq
 }
 
 /// MoveLeader: a planned hand-over. Only the Primary does it, as in etcd; its answer has no header.
-pub(super) async fn move_leader(service: &Service, cx: UnaryContext, request: MoveLeaderRequest) -> Result<Body, Status> {
+pub(super) async fn move_leader(
+    service: &Service,
+    cx: UnaryContext,
+    request: MoveLeaderRequest,
+) -> Result<Body, Status> {
     let node = &service.node;
     if !node.is_primary() {
         return Err(Status::new(Code::FailedPrecondition, "etcdserver: not leader"));

@@ -43,7 +43,11 @@ impl Check {
             }
             Self::LinearizableRead => linearizable_read(service).await,
             Self::NonLearner => {
-                if service.node.is_learner() { Err("the node has no vote yet".to_owned()) } else { Ok(()) }
+                if service.node.is_learner() {
+                    Err("the node has no vote yet".to_owned())
+                } else {
+                    Ok(())
+                }
             }
             Self::NotDraining => {
                 if *service.drain.borrow() {
