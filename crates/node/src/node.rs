@@ -308,7 +308,15 @@ impl Node {
         if primary.publisher.waiting() > WAITING_ANSWERS_MAX {
             return Err(Unavailable::TooManyRequests.into());
         }
-        self.0.submit(request).await
+        let result = self.0.submit(request).await;
+        let proven = match &result {
+            Ok(written) => written.made,
+            Err(error) => !matches!(error, NodeError::Mvcc(_)),
+        };
+        if !proven {
+            self.0.prove(&primary).await?;
+        }
+        result
     }
 }
 
@@ -319,6 +327,22 @@ impl Inner {
             self.fill_outcome(&mut written.outcome, epoch).await?;
         }
         Ok(written)
+    }
+
+    /// R9: what `primary` evaluated without making an entry is a read: it counts if this process is found to be still
+    /// Primary of that term by something that began after it.
+    pub(crate) async fn prove(self: &Arc<Self>, primary: &Arc<Primary>) -> Result<(), NodeError> {
+        for _ in 0..crate::reads::TRIES_MAX {
+            if !self.leading().is_some_and(|now| Arc::ptr_eq(&now, primary)) {
+                return Err(Unavailable::LeaderChanged.into());
+            }
+            let holds = self.read_proof().await?.holds();
+            // Still leading in the same term: the proof was this Primary's, not that of one after it.
+            if holds && self.leading().is_some_and(|now| Arc::ptr_eq(&now, primary)) {
+                return Ok(());
+            }
+        }
+        Err(Unavailable::TimedOut.into())
     }
 
     /// What makes this node Primary, while it is.

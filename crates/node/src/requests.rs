@@ -104,8 +104,11 @@ impl Node {
 
     /// Gives a lease all its time again: seconds, or `None` if there is no such lease.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
-        self.0.leading().ok_or(Unavailable::NotPrimary)?;
-        linearized!(self.0, false, self.0.renew(id))
+        let primary = self.0.leading().ok_or(Unavailable::NotPrimary)?;
+        let renewed = self.0.renew(id).await?;
+        // After the renewal: a Primary that was deposed meanwhile renewed nothing.
+        self.0.prove(&primary).await?;
+        Ok(renewed)
     }
 
     /// A lease's time, and its keys if asked for.

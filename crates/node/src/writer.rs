@@ -29,6 +29,8 @@ pub struct Written {
     pub revision: Revision,
     /// The term it was written in.
     pub term: Term,
+    /// Whether it changed anything: else it is a read, and answered like one (R9).
+    pub(crate) made: bool,
 }
 
 /// An answer on its way to the request.
@@ -166,6 +168,7 @@ impl LogWork {
 
     fn take(&self, primary: &Primary, batch: &mut Batch, evaluated: Evaluated) -> Written {
         let Evaluated { entry, first_position, outcome, events, revision } = evaluated;
+        let made = entry.is_some();
         if let Some(entry) = entry {
             batch.bytes += entry.payload_bytes() + ENTRY_OVERHEAD_BYTES;
             self.node.metrics.usage.accept(quota::entry_bytes(&entry));
@@ -177,7 +180,7 @@ impl LogWork {
             }
             batch.entries.push((first_position, entry));
         }
-        Written { outcome, revision, term: primary.term }
+        Written { outcome, revision, term: primary.term, made }
     }
 
     /// Whether the database would reach its limit with so much more.
