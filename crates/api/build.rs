@@ -2,8 +2,17 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files =
-        protox::compile(["etcd/rpc.proto", "grpc/health.proto", "netsy/file.proto", "netsy/legacy.proto"], ["proto"])?;
+    let files = protox::compile(
+        [
+            "etcd/rpc.proto",
+            "grpc/health.proto",
+            "netsy/file.proto",
+            "netsy/legacy.proto",
+            "netsy/peer.proto",
+            "netsy/engine.proto",
+        ],
+        ["proto"],
+    )?;
     tonic_prost_build::configure()
         .bytes(".")
         .build_client(true)

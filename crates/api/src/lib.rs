@@ -1,4 +1,4 @@
-//! What travels and what is stored: the etcd v3 messages and services, netsy's file messages, the
+//! What travels and what is stored: the etcd v3 messages and services, netsy's file and peer messages, the
 //! types of a log entry, and the identifiers that all floors share.
 //!
 //! Not here: any behaviour. Conversions in this crate are pure renaming.
@@ -32,13 +32,23 @@ mod generated {
         pub mod legacy {
             tonic::include_proto!("netsy.legacy");
         }
+        pub mod engine {
+            tonic::include_proto!("netsy.engine");
+        }
+        pub mod peer {
+            tonic::include_proto!("netsy.peer");
+        }
     }
 }
 
 pub use generated::etcdserverpb;
 pub use generated::grpc::health::v1 as health;
 pub use generated::mvccpb;
+/// Messages of the rules between the nodes of a cluster.
+pub use generated::netsy::engine;
 /// Messages of netsy's own files (schema 2), see docs/file-format.md.
 pub use generated::netsy::file;
 /// Messages of Netsy 1.0's files (schema 0), read only.
 pub use generated::netsy::legacy;
+/// What carries them, and the log, and clients' requests that are passed on.
+pub use generated::netsy::peer;

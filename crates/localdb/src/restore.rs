@@ -205,6 +205,15 @@ impl Restore {
         Ok(())
     }
 
+    /// The term of the entry at `index`; none for 0 and after the end.
+    pub fn term_at(&self, index: LogIndex) -> Option<netsy_api::ids::Term> {
+        if index == LogIndex(0) || index > self.end.index {
+            return None;
+        }
+        let after = self.runs.partition_point(|run| run.first_index <= index);
+        after.checked_sub(1).and_then(|at| self.runs.get(at)).map(|run| run.term)
+    }
+
     /// The end of what was added so far.
     pub fn end(&self) -> LogEnd {
         self.end

@@ -25,6 +25,9 @@ enum Command {
     /// Works with the cluster file.
     #[command(subcommand)]
     Config(command::config::ConfigCommand),
+    /// Makes certificates for trying things out: a CA, and those of nodes and clients.
+    #[command(subcommand)]
+    Certs(command::certs::CertsCommand),
     /// Prints one of netsy's files: a path or an object URL (s3://, gs://, file://).
     Inspect(command::inspect::InspectArgs),
     /// Lists the places at which NETSY_FAILPOINT can end the process.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Dev(args) => command::dev::run(args),
         Command::Server(args) => command::server::run(args),
         Command::Config(args) => command::config::run(args),
+        Command::Certs(args) => command::certs::run(args),
         Command::Inspect(args) => command::inspect::run(args),
         Command::Failpoints => {
             for name in netsy_node::failpoint::NAMES {

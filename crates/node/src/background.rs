@@ -1,17 +1,17 @@
 //! Work beside requests: leases that run out, automatic compaction, deleting rows, database figures.
 
 use crate::clock::boot_millis;
-use crate::error::NodeError;
 use crate::failpoint;
 use crate::node::Inner;
-use crate::writer::Command;
+use crate::primary::Primary;
 use netsy_api::ids::{LeaseId, LogIndex, Position, Revision};
+use netsy_localdb as localdb;
 use netsy_mvcc::WriteRequest;
+use netsy_protocol::event::Event;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::{oneshot, watch};
 
 /// How often leases are looked at.
 const LEASE_TICK: Duration = Duration::from_millis(500);
@@ -28,13 +28,14 @@ const PIN_PAUSE: Duration = Duration::from_millis(20);
 /// Pause between two deletes.
 const DELETE_PAUSE: Duration = Duration::from_millis(2);
 
-/// Ends leases whose time is over and records how much is left of long ones.
-pub(crate) async fn leases(node: Arc<Inner>) {
+/// Ends leases whose time is over and records how much is left of long ones, while this node is Primary.
+pub(crate) async fn leases(node: Arc<Inner>, primary: Arc<Primary>) {
     let mut tick = tokio::time::interval(LEASE_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = node.stopping() => return,
+            () = primary.ended() => return,
             _ = tick.tick() => {}
         }
         let now = boot_millis();
@@ -81,16 +82,16 @@ pub(crate) async fn figures(node: Arc<Inner>) {
 impl Inner {
     /// Reads the database's sizes now.
     pub(crate) async fn read_figures(&self) {
-        let readers = self.readers.clone();
         let measuring = self.metrics.usage.begin();
+        let readers = self.readers.clone();
         let read = tokio::task::spawn_blocking(move || {
             Ok::<_, netsy_localdb::Error>((readers.size_bytes()?, readers.in_use_bytes()?))
         });
         match read.await {
             Ok(Ok((size, in_use))) => {
-                self.metrics.usage.measured(measuring, in_use);
                 self.metrics.db_bytes.store(size, Ordering::Relaxed);
                 self.metrics.db_bytes_in_use.store(in_use, Ordering::Relaxed);
+                self.metrics.usage.measured(measuring, in_use);
             }
             Ok(Err(error)) => tracing::warn!(%error, "the size of the local database could not be read"),
             Err(error) => tracing::warn!(%error, "the size of the local database could not be read"),
@@ -98,8 +99,9 @@ impl Inner {
     }
 }
 
-/// Compacts by itself every `compaction_interval`, keeping `compaction_retention` and what live watches need.
-pub(crate) async fn automatic_compaction(node: Arc<Inner>) {
+/// Compacts by itself every `compaction_interval`, keeping `compaction_retention` and what live watches need, while this
+/// node is Primary.
+pub(crate) async fn automatic_compaction(node: Arc<Inner>, primary: Arc<Primary>) {
     let (interval, retention) = (node.config.compaction_interval, node.config.compaction_retention);
     if interval.is_zero() {
         return;
@@ -111,6 +113,7 @@ pub(crate) async fn automatic_compaction(node: Arc<Inner>) {
     loop {
         tokio::select! {
             () = node.stopping() => return,
+            () = primary.ended() => return,
             () = tokio::time::sleep(pause) => {}
         }
         samples.push_back((Instant::now(), node.revision()));
@@ -123,31 +126,25 @@ pub(crate) async fn automatic_compaction(node: Arc<Inner>) {
             target = samples.pop_front().map(|(_, revision)| revision);
         }
         let Some(target) = target else { continue };
-        let needed = node.hub().oldest_needed().unwrap_or(target);
-        let target = target.min(needed);
         if target <= node.compact_revision() || target.0 <= 1 {
             continue;
         }
-        match node.submit(WriteRequest::Compact { revision: target }).await {
-            Ok(_) => tracing::info!(revision = target.0, "automatic compaction"),
-            // Somebody else compacted further meanwhile.
-            Err(NodeError::Mvcc(_)) => {}
-            Err(error) => tracing::warn!(%error, "automatic compaction was not done; it will be tried again"),
-        }
+        // Once no node's watches need what lies below it, the engine says so.
+        node.engine(|engine, now| engine.handle(now, Event::CompactWanted(target)));
     }
 }
 
 /// Removes what compactions let go, first from the index, then from the database.
-pub(crate) async fn physical_compaction(node: Arc<Inner>, done: watch::Sender<Revision>) {
-    let mut committed = node.publisher.watch_committed();
+pub(crate) async fn physical_compaction(node: Arc<Inner>) {
+    let mut shown = node.shown.subscribe();
     loop {
         let wanted = node.compact_revision();
-        if wanted > *done.borrow() {
+        if wanted > *node.compacted.borrow() {
             match remove_through(&node, wanted).await {
                 Ok(()) => {
                     // Whoever waits for the space may want to use it.
                     node.read_figures().await;
-                    done.send_replace(wanted);
+                    node.compacted.send_replace(wanted);
                 }
                 Err(reason) => {
                     if node.is_stopping() {
@@ -162,15 +159,14 @@ pub(crate) async fn physical_compaction(node: Arc<Inner>, done: watch::Sender<Re
         }
         tokio::select! {
             () = node.stopping() => return,
-            changed = committed.changed() => if changed.is_err() { return },
+            changed = shown.changed() => if changed.is_err() { return },
         }
     }
 }
 
 async fn remove_through(node: &Arc<Inner>, revision: Revision) -> Result<(), String> {
     // Rows go only once the object log has them: a restore then needs none of them from here.
-    let head = node.publisher.committed();
-    flush_through(node, head).await?;
+    logged_through(node, node.shown_index()).await?;
     failpoint::hit("compaction.logged");
     loop {
         let step = node.store.write().compact_index(COMPACT_KEYS_PER_STEP);
@@ -191,11 +187,25 @@ async fn remove_through(node: &Arc<Inner>, revision: Revision) -> Result<(), Str
     }
 }
 
-async fn flush_through(node: &Arc<Inner>, index: LogIndex) -> Result<(), String> {
-    if node.uploads.tail().last_index >= index {
-        return Ok(());
+/// Waits until the object log is known to cover `index`.
+pub(crate) async fn logged_through(node: &Arc<Inner>, index: LogIndex) -> Result<(), String> {
+    let mut logged = node.logged.subscribe();
+    let mut leader = node.leader.subscribe();
+    loop {
+        if logged.borrow_and_update().last_index >= index {
+            return Ok(());
+        }
+        leader.borrow_and_update();
+        if let Some(primary) = node.leading() {
+            // Without waiting for size or age.
+            primary.uploads.wish();
+        }
+        tokio::select! {
+            () = node.stopping() => return Err("the node is stopping".to_string()),
+            changed = logged.changed() => if changed.is_err() { return Err("the node is gone".to_string()) },
+            changed = leader.changed() => if changed.is_err() { return Err("the node is gone".to_string()) },
+        }
     }
-    if node.uploads.flush().await { Ok(()) } else { Err("uploading ended".to_string()) }
 }
 
 async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), String> {
@@ -204,9 +214,11 @@ async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), Strin
     for rows in rows.chunks(DELETE_ROWS_PER_STEP) {
         failpoint::hit("compaction.before-delete");
         loop {
-            let (done, deleted) = oneshot::channel();
-            let command = Command::DeleteRows { rows: rows.to_vec(), done };
-            node.commands.send(command).await.map_err(|_| "the writer has stopped".to_string())?;
+            let (delete, shown) = (rows.to_vec(), node.shown_index());
+            // What it lets go is visible: a restart must not go back behind it (R8).
+            let deleted = node.thread.with(move |db| {
+                db.commit(&localdb::Batch { delete: &delete, visible_index: Some(shown), ..localdb::Batch::default() })
+            });
             match deleted.await {
                 Ok(Ok(())) => break,
                 Ok(Err(error)) => {
@@ -214,7 +226,7 @@ async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), Strin
                     tracing::error!(%error, "compaction: rows could not be deleted; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
-                Err(_) => return Err("the writer has stopped".to_string()),
+                Err(gone) => return Err(gone.to_string()),
             }
         }
         failpoint::hit("compaction.after-delete");

@@ -16,6 +16,19 @@ impl Compactions {
         Self(Mutex::new(VecDeque::from([(index, revision)])))
     }
 
+    /// Begins anew with the one that counts at `index`.
+    pub(crate) fn begin(&self, index: LogIndex, revision: Revision) {
+        *self.0.lock() = VecDeque::from([(index, revision)]);
+    }
+
+    /// Those after `last` did not come to be.
+    pub(crate) fn roll_back(&self, last: LogIndex) {
+        let mut all = self.0.lock();
+        while all.len() > 1 && all.back().is_some_and(|(at, _)| *at > last) {
+            all.pop_back();
+        }
+    }
+
     pub(crate) fn push(&self, index: LogIndex, revision: Revision) {
         let mut all = self.0.lock();
         all.push_back((index, revision));

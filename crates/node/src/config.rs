@@ -21,6 +21,18 @@ pub struct NodeConfig {
     pub quorum: i32,
     /// `replication.copies_min`; counts when the cluster is created.
     pub copies_min: usize,
+    /// `replication.quorum_timeout`: then the write goes to the object log.
+    pub quorum_timeout: Duration,
+    /// `replication.voters_max`.
+    pub voters_max: usize,
+    /// `heartbeat_interval`.
+    pub heartbeat_interval: Duration,
+    /// `elector.degradation_count`: misses until a node counts as lost.
+    pub degradation_count: u32,
+    /// `elector.deregistration_timeout`; zero: no node is removed by itself.
+    pub deregistration_timeout: Duration,
+    /// `elector.leader_timeout`: age at which the elector lock alone may be taken over.
+    pub leader_timeout: Duration,
     /// `replication.read_lease`; zero: `cluster.json` is read for each batch of reads.
     pub read_lease: Duration,
     /// Upload when this many bytes are committed and not uploaded …

@@ -22,6 +22,9 @@ pub enum Unavailable {
     /// No Primary is known.
     #[error("etcdserver: no leader")]
     NoLeader,
+    /// This node is no Primary; nothing was done. Whoever answers clients asks the Primary instead.
+    #[error("etcdserver: no leader")]
+    NotPrimary,
     /// Another Primary took over.
     #[error("etcdserver: leader changed")]
     LeaderChanged,

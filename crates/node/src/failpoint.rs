@@ -16,6 +16,9 @@ pub const NAMES: &[&str] = &[
     "write.before-publish",
     "write.after-publish",
     "write.answered",
+    "follow.before-local-commit",
+    "follow.after-local-commit",
+    "follow.shown",
     "upload.chunk-encoded",
     "upload.before-create",
     "upload.after-create",
@@ -33,7 +36,6 @@ pub const NAMES: &[&str] = &[
     "lease.expired",
     "start.registered",
     "start.promised",
-    "start.term-won",
     "start.adopted",
     "start.sealed",
     "start.tail-uploaded",
@@ -41,7 +43,6 @@ pub const NAMES: &[&str] = &[
     "restore.begun",
     "restore.loaded",
     "stop.drained",
-    "stop.voters-emptied",
 ];
 
 struct Armed {

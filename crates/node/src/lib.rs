@@ -5,36 +5,49 @@
 //!
 //! Start reading at [`Node`]; the way of a write is `writer`, `publisher`, `uploader`.
 
-mod adopt;
 mod background;
 mod clock;
 mod compactions;
 mod config;
-mod confirm;
+mod driver;
 mod error;
 pub mod failpoint;
+mod follower;
 mod history;
 mod load;
+mod load_log;
+mod local_queue;
+mod log_thread;
 mod manifest_store;
 pub mod metrics;
+mod net;
 mod node;
+mod primary;
 mod publisher;
 mod quota;
+mod read_wait;
 mod reads;
+mod register;
+mod reports;
 mod requests;
-mod restore;
+mod roles;
 mod shared;
 mod snapshotter;
 mod start;
-mod term;
+mod stop;
+mod store_calls;
+mod streams;
 mod uploader;
 pub mod watch;
+mod window;
+mod wire;
 mod writer;
 
 pub use config::NodeConfig;
 pub use error::{NodeError, Unavailable};
 pub use manifest_store::ManifestStoreError;
 pub use metrics::Metrics;
+pub use net::{Forwarded, PeerListen};
 pub use node::{Ended, Identity, Node, REQUEST_TIMEOUT};
 pub use reads::RangePages;
 pub use requests::{HashKvResult, LeaseInfo, MemberInfo, NodeStatus};

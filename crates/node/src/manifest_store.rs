@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use netsy_api::ids::{NodeId, Nonce};
-use netsy_objects::manifest::{ClusterManifest, JsonObject, ManifestError, Registration};
+use netsy_objects::manifest::{ClusterManifest, ElectorLock, JsonObject, ManifestError, Registration};
 use netsy_objects::settle::{Settled, create_settled, swap_settled};
 use netsy_objects::{Bucket, StoreError, Version, keys};
 use std::sync::Arc;
@@ -18,6 +18,9 @@ pub enum ManifestStoreError {
     #[error("{0}")]
     Invalid(#[from] ManifestError),
 }
+
+/// Registrations listed at a time.
+const LIST_MAX: usize = 1000;
 
 /// How a swap ended.
 #[derive(Debug)]
@@ -72,6 +75,38 @@ impl ManifestStore {
         let nonce = registration.nonce;
         let key = keys::node(&registration.node_id);
         self.put(&key, expected, registration, move |r: &Registration| r.nonce == nonce).await
+    }
+
+    pub(crate) async fn read_lock(&self) -> Result<Option<(ElectorLock, Version)>, ManifestStoreError> {
+        self.get(keys::ELECTOR).await
+    }
+
+    pub(crate) async fn swap_lock(
+        &self,
+        expected: Option<&Version>,
+        lock: &ElectorLock,
+    ) -> Result<Swapped, ManifestStoreError> {
+        let nonce = lock.nonce;
+        self.put(keys::ELECTOR, expected, lock, move |l: &ElectorLock| l.nonce == nonce).await
+    }
+
+    /// All registrations; one that is deleted meanwhile is left out.
+    pub(crate) async fn registrations(&self) -> Result<Vec<Registration>, ManifestStoreError> {
+        let mut found = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let listed = self.bucket.list(keys::NODES, after.as_deref(), LIST_MAX).await?;
+            for object in &listed {
+                let Some(node) = keys::parse_node(&object.key) else { continue };
+                if let Some((registration, _)) = self.registration(&node).await? {
+                    found.push(registration);
+                }
+            }
+            match listed.last() {
+                Some(last) if listed.len() >= LIST_MAX => after = Some(last.key.clone()),
+                _ => return Ok(found),
+            }
+        }
     }
 
     async fn get<T: JsonObject>(&self, key: &str) -> Result<Option<(T, Version)>, ManifestStoreError> {

@@ -1,31 +1,36 @@
 //! A running node.
 
 use crate::background;
-use crate::clock::boot_millis;
 use crate::compactions::Compactions;
 use crate::config::NodeConfig;
-use crate::confirm::Confirmer;
+use crate::driver::Driver;
 use crate::error::{NodeError, Unavailable};
-use crate::failpoint;
+use crate::follower::Follower;
 use crate::history::StoreHistory;
+use crate::log_thread::{LogThread, LogWork};
+use crate::manifest_store::ManifestStore;
 use crate::metrics::Metrics;
-use crate::publisher::Publisher;
+use crate::net::Forwarded;
+use crate::primary::Primary;
 use crate::shared::SharedStore;
 use crate::snapshotter;
-use crate::start::{self, Begun, StartError};
-use crate::term::{self, Held};
-use crate::uploader::{Thresholds, UploadEnd, Uploader, Uploads};
+use crate::start::StartError;
 use crate::watch::{WatchHub, WatchOptions};
-use crate::writer::{self, Answer, Command, QUEUE_REQUESTS_MAX, Writer, Written};
-use netsy_api::ids::{LogIndex, NodeId, Revision, Term};
+use crate::writer::{Answer, Written};
+use netsy_api::ids::{Incarnation, LogIndex, NodeId, Revision, Session, Term};
 use netsy_localdb as localdb;
-use netsy_mvcc::WriteRequest;
+use netsy_mvcc::{Store, WriteRequest};
+use netsy_objects::Bucket;
+use netsy_objects::manifest::Registration;
 use netsy_objects::object_log::{LogPoint, ObjectLog};
-use netsy_objects::{Bucket, Buckets};
-use netsy_protocol::quorum::QuorumRule;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+use netsy_peer::Peers;
+use netsy_protocol::engine::Engine;
+use netsy_protocol::manifest::Manifest;
+use parking_lot::{Mutex, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 /// How long a request may wait for its answer: etcd's 5 s plus twice its election timeout.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
@@ -33,20 +38,48 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
 const WAITING_ANSWERS_MAX: usize = 100_000;
 
 /// Who this node is.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Identity {
     /// The cluster's name.
     pub cluster_name: String,
     /// etcd's numeric cluster id: FNV-1a of the name.
     pub cluster_id: u64,
-    /// etcd's member id.
-    pub member_id: u64,
     /// This node's name.
     pub node_id: NodeId,
     /// URLs for clients.
     pub client_urls: Vec<String>,
     /// URLs for other nodes.
     pub peer_urls: Vec<String>,
+    /// Follows from the names until the manifest says otherwise.
+    member_id: AtomicU64,
+}
+
+impl Identity {
+    fn new(config: &NodeConfig) -> Self {
+        Self {
+            cluster_name: config.cluster_id.clone(),
+            cluster_id: fnv1a(config.cluster_id.as_bytes()),
+            node_id: config.node_id.clone(),
+            client_urls: config.advertise_client.clone(),
+            peer_urls: config.advertise_peer.clone(),
+            member_id: AtomicU64::new(usual_member_id(&config.cluster_id, &config.node_id)),
+        }
+    }
+
+    /// etcd's member id.
+    pub fn member_id(&self) -> u64 {
+        self.member_id.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_member_id(&self, id: u64) {
+        self.member_id.store(id, Ordering::Relaxed);
+    }
+}
+
+/// The member id a node has unless the manifest gave it another: the same wherever it is asked for. Positive also where
+/// a client reads it as a signed number, and never 0.
+pub(crate) fn usual_member_id(cluster_id: &str, node_id: &NodeId) -> u64 {
+    (fnv1a(format!("{cluster_id}/{node_id}").as_bytes()) >> 1).max(1)
 }
 
 /// Why a node does not go on by itself.
@@ -54,8 +87,8 @@ pub struct Identity {
 pub enum Ended {
     /// It was stopped.
     Stopped,
-    /// Another process is Primary now (R3).
-    Deposed(String),
+    /// R12: its log holds what an operator gave up: the database is set aside, and the node starts anew.
+    Rebuild(String),
     /// Something that repeating will not mend.
     Failed(String),
 }
@@ -67,148 +100,131 @@ pub struct Node(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) config: NodeConfig,
     pub(crate) identity: Identity,
-    pub(crate) term: Term,
-    pub(crate) rule: QuorumRule,
+    /// This process (R1).
+    pub(crate) session: Session,
+    /// This database (R11).
+    pub(crate) incarnation: Incarnation,
     pub(crate) bucket: Arc<dyn Bucket>,
     pub(crate) log: ObjectLog,
-    pub(crate) manifest: Arc<crate::manifest_store::ManifestStore>,
-    held: AsyncMutex<Option<Held>>,
-    pub(crate) chunk_writer: crate::uploader::ChunkWriter,
+    pub(crate) manifest: Arc<ManifestStore>,
     pub(crate) store: SharedStore,
     pub(crate) readers: localdb::Readers,
-    pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) publisher: Arc<Publisher>,
-    pub(crate) uploads: Arc<Uploads>,
-    pub(crate) confirmer: Arc<Confirmer>,
+    pub(crate) thread: LogThread,
+    pub(crate) follower: Follower,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) compacted: watch::Receiver<Revision>,
+    pub(crate) compacted: watch::Sender<Revision>,
     /// Index up to which the own database holds entries.
     pub(crate) held_locally: watch::Sender<LogIndex>,
+    /// Index up to which readers see.
+    pub(crate) shown: watch::Sender<LogIndex>,
+    /// The end of the object log as known here.
+    pub(crate) logged: watch::Sender<LogPoint>,
     /// Held while rows are read that must not be deleted meanwhile.
     pub(crate) rows_stay: AsyncMutex<()>,
-    pub(crate) compactions: Arc<Compactions>,
-    /// Runs of terms of the whole log as of the start of this term.
-    runs: Vec<localdb::TermRun>,
-    first_of_term: LogIndex,
+    pub(crate) compactions: Compactions,
+    /// Runs of terms of the own log.
+    runs: Mutex<Vec<localdb::TermRun>>,
+    /// Newest term known to have a Primary.
+    term: AtomicU64,
+    /// While it takes requests.
+    leading: RwLock<Option<Arc<Primary>>>,
+    /// From its seal on.
+    acting: Mutex<Option<Arc<Primary>>>,
+    upload_at_once: AtomicBool,
+    pub(crate) leader: watch::Sender<Leadership>,
+    pub(crate) driver: Driver,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) peers: OnceLock<Peers>,
+    pub(crate) forwarded: OnceLock<Arc<dyn Forwarded>>,
+    /// The newest manifest seen.
+    manifest_seen: Mutex<Option<Arc<Manifest>>>,
+    /// Registrations as read last, and when.
+    registrations: Mutex<Option<(Instant, Arc<Vec<Registration>>)>>,
     hub: WatchHub,
     stop: watch::Sender<bool>,
     ended: watch::Sender<Option<Ended>>,
 }
 
-impl Node {
-    /// Starts a node: returns once it can serve. `buckets` is the cluster's.
-    pub async fn start(config: NodeConfig, buckets: Buckets) -> Result<Self, StartError> {
-        failpoint::arm_from_environment().map_err(StartError::Config)?;
-        let begun = start::begin(&config, buckets).await?;
-        Self::run(config, begun)
-    }
+/// Who leads, as far as this node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Leadership {
+    /// The Primary; `None`: nobody is known to lead.
+    pub(crate) primary: Option<NodeId>,
+    /// Whether that is this process.
+    pub(crate) here: bool,
+}
 
-    fn run(config: NodeConfig, begun: Begun) -> Result<Self, StartError> {
-        let Begun {
-            bucket,
-            manifest,
-            log,
-            held,
-            me,
-            chunk_writer,
-            db,
-            readers,
-            mut store,
-            point,
-            tracker,
-            proof,
-            lease_ms,
-        } = begun;
-        let member_id = held.manifest.members.get(&config.node_id).map_or(0, |id| id.0);
-        let identity = Identity {
-            cluster_name: config.cluster_id.clone(),
-            cluster_id: fnv1a(config.cluster_id.as_bytes()),
-            member_id,
-            node_id: config.node_id.clone(),
-            client_urls: config.advertise_client.clone(),
-            peer_urls: config.advertise_peer.clone(),
-        };
-        let (term, rule) = (tracker.term(), tracker.rule());
-        // R4 is done: all that is in the log is committed.
-        store.set_visible(point.last_index);
-        store.lease_extend_all(boot_millis());
-        let visible = store.visible_revision();
-        let compactions = Arc::new(Compactions::new(point.last_index, store.compact_revision()));
-        let runs = db.term_runs().to_vec();
-        let held_locally = watch::Sender::new(point.last_index);
+/// What a node is made of.
+pub(crate) struct Parts {
+    pub(crate) config: NodeConfig,
+    pub(crate) session: Session,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) bucket: Arc<dyn Bucket>,
+    pub(crate) manifest: Arc<ManifestStore>,
+    pub(crate) db: localdb::Writer,
+    pub(crate) readers: localdb::Readers,
+    pub(crate) store: Store,
+    /// The object log is known to go this far, and to be what the database holds up to there.
+    pub(crate) point: LogPoint,
+    pub(crate) engine: Engine,
+}
+
+impl Node {
+    /// Starts the log thread, the watch hub and what runs beside any role.
+    pub(crate) fn assemble(parts: Parts) -> Result<Self, StartError> {
+        let Parts { config, session, incarnation, bucket, manifest, db, readers, store, point, engine } = parts;
+        let (visible, revision) = (store.visible_index(), store.visible_revision());
+        let compactions = Compactions::new(visible, store.compact_revision());
         let store = SharedStore::new(store);
         let history = Arc::new(StoreHistory::new(store.clone(), readers.clone()));
         let hub = WatchHub::start(
             history,
-            visible,
+            revision,
             WatchOptions { progress_notify_interval: config.watch_progress_interval, ..WatchOptions::default() },
         )?;
-        let metrics = Arc::new(Metrics::default());
-        let publisher = Publisher::new(tracker, me, store.clone(), hub.clone());
-        let uploads = Uploads::new(point);
-        let confirmer = Confirmer::new(manifest.clone(), term, chunk_writer.session, proof, lease_ms);
-        let (commands, queue) = mpsc::channel(QUEUE_REQUESTS_MAX);
-        let writer = Writer {
-            term,
-            member_id,
-            db_bytes_max: config.db_bytes_max,
-            store: store.clone(),
-            db,
-            readers: readers.clone(),
-            publisher: publisher.clone(),
-            uploads: uploads.clone(),
-            metrics: metrics.clone(),
-            held_locally: held_locally.clone(),
-            compactions: compactions.clone(),
-        };
-        std::thread::Builder::new().name("netsy-writer".into()).spawn(move || writer.run(queue))?;
-        let uploader = Uploader {
-            writer: chunk_writer.clone(),
-            thresholds: Thresholds {
-                at_once: rule.only_object_log(),
-                bytes: config.chunk_bytes,
-                age: config.chunk_age,
-            },
-            log: log.clone(),
-            readers: readers.clone(),
-            uploads: uploads.clone(),
-            publisher: publisher.clone(),
-            metrics: metrics.clone(),
-        };
-        let (compacted_tx, compacted) = watch::channel(Revision(-1));
+        let (thread, queue) = LogThread::channel();
         let inner = Arc::new(Inner {
-            config,
-            identity,
-            term,
-            rule,
+            identity: Identity::new(&config),
+            session,
+            incarnation,
+            log: ObjectLog::new(bucket.clone(), &config.cluster_id),
             bucket,
-            log,
             manifest,
-            held: AsyncMutex::new(Some(held)),
-            chunk_writer,
             store,
             readers,
-            commands,
-            publisher,
-            uploads,
-            confirmer,
-            metrics,
-            compacted,
-            held_locally,
+            thread,
+            follower: Follower::default(),
+            metrics: Arc::new(Metrics::default()),
+            compacted: watch::Sender::new(Revision(-1)),
+            held_locally: watch::Sender::new(db.end().index),
+            shown: watch::Sender::new(visible),
+            logged: watch::Sender::new(point),
             rows_stay: AsyncMutex::new(()),
             compactions,
-            runs,
-            first_of_term: point.last_index.next(),
+            runs: Mutex::default(),
+            term: AtomicU64::new(db.end().term.0),
+            leading: RwLock::new(None),
+            acting: Mutex::new(None),
+            upload_at_once: AtomicBool::new(false),
+            leader: watch::Sender::default(),
+            driver: Driver::new(engine),
+            runtime: tokio::runtime::Handle::current(),
+            peers: OnceLock::new(),
+            forwarded: OnceLock::new(),
+            manifest_seen: Mutex::new(None),
+            registrations: Mutex::new(None),
             hub,
             stop: watch::Sender::new(false),
             ended: watch::Sender::new(None),
+            config,
         });
-        let watched = inner.clone();
-        tokio::spawn(async move { watched.uploading_ended(uploader.run().await) });
-        tokio::spawn(background::leases(inner.clone()));
+        inner.follower.show_through(visible);
+        let work = LogWork::new(inner.clone(), db);
+        std::thread::Builder::new().name("netsy-log".into()).spawn(move || work.run(queue))?;
+        let shower = inner.clone();
+        std::thread::Builder::new().name("netsy-show".into()).spawn(move || shower.follower.run(&shower))?;
         tokio::spawn(background::figures(inner.clone()));
-        tokio::spawn(background::automatic_compaction(inner.clone()));
-        tokio::spawn(background::physical_compaction(inner.clone(), compacted_tx));
+        tokio::spawn(background::physical_compaction(inner.clone()));
         tokio::spawn(snapshotter::run(inner.clone()));
         Ok(Self(inner))
     }
@@ -226,27 +242,28 @@ impl Node {
         }
     }
 
-    /// Stops gracefully: nothing new is taken, everything is uploaded, the bucket is then the whole cluster. Gives up
-    /// on the bucket after `drain_timeout`, keeping the disk. The error says what was left undone.
-    pub async fn stop(&self) -> Result<(), String> {
-        self.0.stop().await
-    }
-
-    /// What an acknowledged write survives, in one line.
-    pub fn survives(&self) -> String {
-        if self.0.rule.only_object_log() {
-            format!(
-                "a write is acknowledged once it is in {}: it survives the loss of this node and its disk",
-                self.0.bucket.describe()
-            )
-        } else {
-            format!(
-                "a write is acknowledged once it is synced to this node's disk, and is in {} within {:?}: \
+    /// What an acknowledged write survives, in one line; `None`: not known yet.
+    pub fn survives(&self) -> Option<String> {
+        let manifest = self.0.manifest_seen()?;
+        let bucket = self.0.bucket.describe();
+        Some(match manifest.rule().commit {
+            None => {
+                format!(
+                    "a write is acknowledged once it is in {bucket}: it survives the loss of this node and its disk"
+                )
+            }
+            Some(1) => format!(
+                "a write is acknowledged once it is synced to this node's disk, and is in {bucket} within {:?}: \
                  it survives a crash or power loss, but with the disk the last moments are lost",
-                self.0.bucket.describe(),
                 self.0.config.chunk_age
-            )
-        }
+            ),
+            Some(copies) => format!(
+                "a write is acknowledged once {copies} of {} nodes have synced it to their disks, and is in {bucket} \
+                 within {:?}",
+                manifest.voters.len(),
+                self.0.config.chunk_age
+            ),
+        })
     }
 
     /// Who it is.
@@ -254,9 +271,9 @@ impl Node {
         &self.0.identity
     }
 
-    /// The term it acts in.
+    /// The newest term it knows to have a Primary.
     pub fn term(&self) -> Term {
-        self.0.term
+        self.0.term()
     }
 
     /// The visible revision.
@@ -284,23 +301,62 @@ impl Node {
         &self.0.config
     }
 
-    /// Has a write done; returns once it is committed. An `Unavailable` error other than `TooManyRequests` leaves
-    /// its outcome unknown.
+    /// Has a write done; returns once it is committed. An `Unavailable` error other than `TooManyRequests` and
+    /// `NotPrimary` leaves its outcome unknown.
     pub async fn write(&self, request: WriteRequest) -> Result<Written, NodeError> {
-        if self.0.publisher.waiting() > WAITING_ANSWERS_MAX {
+        let primary = self.0.leading().ok_or(Unavailable::NotPrimary)?;
+        if primary.publisher.waiting() > WAITING_ANSWERS_MAX {
             return Err(Unavailable::TooManyRequests.into());
         }
-        self.0.submit(request).await
+        let result = self.0.submit(request).await;
+        let proven = match &result {
+            Ok(written) => written.made,
+            Err(error) => !matches!(error, NodeError::Mvcc(_)),
+        };
+        if !proven {
+            self.0.prove(&primary).await?;
+        }
+        result
     }
 }
 
 impl Inner {
     pub(crate) async fn submit(&self, request: WriteRequest) -> Result<Written, NodeError> {
-        let Answer { mut written, epoch } = writer::submit(&self.commands, request).await?;
+        let Answer { mut written, epoch } = self.thread.write(request).await?;
         if let Some(epoch) = epoch {
             self.fill_outcome(&mut written.outcome, epoch).await?;
         }
         Ok(written)
+    }
+
+    /// R9: what `primary` evaluated without making an entry is a read: it counts if this process is found to be still
+    /// Primary of that term by something that began after it.
+    pub(crate) async fn prove(self: &Arc<Self>, primary: &Arc<Primary>) -> Result<(), NodeError> {
+        for _ in 0..crate::reads::TRIES_MAX {
+            if !self.leading().is_some_and(|now| Arc::ptr_eq(&now, primary)) {
+                return Err(Unavailable::LeaderChanged.into());
+            }
+            let holds = self.read_proof().await?.holds();
+            // Still leading in the same term: the proof was this Primary's, not that of one after it.
+            if holds && self.leading().is_some_and(|now| Arc::ptr_eq(&now, primary)) {
+                return Ok(());
+            }
+        }
+        Err(Unavailable::TimedOut.into())
+    }
+
+    /// What makes this node Primary, while it is.
+    pub(crate) fn leading(&self) -> Option<Arc<Primary>> {
+        self.leading.read().clone()
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        Term(self.term.load(Ordering::Relaxed))
+    }
+
+    /// A term is known to have a Primary.
+    pub(crate) fn saw_term(&self, term: Term) {
+        self.term.fetch_max(term.0, Ordering::Relaxed);
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -315,8 +371,33 @@ impl Inner {
         &self.hub
     }
 
+    /// Index up to which readers see.
+    pub(crate) fn shown_index(&self) -> LogIndex {
+        *self.shown.borrow()
+    }
+
+    /// The end of the object log as known here.
+    pub(crate) fn tail(&self) -> LogPoint {
+        *self.logged.borrow()
+    }
+
+    /// The object log is known to reach `point`; it never goes back.
+    pub(crate) fn saw_tail(&self, point: LogPoint) {
+        self.logged.send_if_modified(|known| {
+            let newer = point.seq > known.seq;
+            if newer {
+                *known = point;
+            }
+            newer
+        });
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         *self.stop.borrow()
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        self.ended.borrow().is_some()
     }
 
     /// Resolves once the node stops or has ended.
@@ -326,21 +407,140 @@ impl Inner {
         let _ = stop.wait_for(|stop| *stop).await;
     }
 
-    fn uploading_ended(&self, end: UploadEnd) {
-        let (reason, ended) = match end {
-            UploadEnd::Stopped => return,
-            UploadEnd::Deposed(by) => (Unavailable::LeaderChanged, Ended::Deposed(by)),
-            UploadEnd::Failed(why) => (Unavailable::NoLeader, Ended::Failed(why)),
-        };
-        tracing::error!(?ended, "this node cannot go on as Primary");
-        self.confirmer.depose();
-        self.end(reason, ended);
+    pub(crate) fn begin_stop(&self) {
+        self.stop.send_replace(true);
     }
 
-    fn end(&self, reason: Unavailable, ended: Ended) {
+    /// Resolves once the node has ended.
+    pub(crate) async fn wait_ended(&self) {
+        let mut ended = self.ended.subscribe();
+        // The sender lives as long as self.
+        let _ = ended.wait_for(Option::is_some).await;
+    }
+
+    /// From its seal on, this process as Primary.
+    pub(crate) fn acting(&self) -> Option<Arc<Primary>> {
+        self.acting.lock().clone()
+    }
+
+    pub(crate) fn set_acting(&self, primary: Option<Arc<Primary>>) {
+        *self.acting.lock() = primary;
+    }
+
+    pub(crate) fn upload_at_once(&self) -> bool {
+        self.upload_at_once.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_upload_at_once(&self, at_once: bool) {
+        self.upload_at_once.store(at_once, Ordering::Release);
+    }
+
+    /// The newest manifest seen.
+    pub(crate) fn manifest_seen(&self) -> Option<Arc<Manifest>> {
+        self.manifest_seen.lock().clone()
+    }
+
+    pub(crate) fn saw_manifest(&self, manifest: &Manifest) {
+        let mut seen = self.manifest_seen.lock();
+        if seen.as_ref().is_none_or(|known| known.config_version < manifest.config_version) {
+            if let Some(id) = manifest.members.get(&self.config.node_id) {
+                self.identity.set_member_id(*id);
+            }
+            *seen = Some(Arc::new(manifest.clone()));
+        }
+    }
+
+    /// A node's member id: the manifest's, or the one it will have.
+    pub(crate) fn member_id_of(&self, node_id: &NodeId) -> u64 {
+        let known = self.manifest_seen().and_then(|m| m.members.get(node_id).copied());
+        known.unwrap_or_else(|| usual_member_id(&self.config.cluster_id, node_id))
+    }
+
+    pub(crate) fn saw_registrations(&self, found: Vec<Registration>) {
+        *self.registrations.lock() = Some((Instant::now(), Arc::new(found)));
+    }
+
+    /// All registrations, read anew where they are older than `age_max` and object storage answers.
+    pub(crate) async fn registrations(&self, age_max: Duration) -> Arc<Vec<Registration>> {
+        let known = self.registrations.lock().clone();
+        if let Some((at, known)) = &known
+            && at.elapsed() < age_max
+        {
+            return known.clone();
+        }
+        match self.manifest.registrations().await {
+            Ok(found) => {
+                self.saw_registrations(found);
+                let known = self.registrations.lock();
+                known.as_ref().map(|(_, known)| known.clone()).unwrap_or_default()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "registrations could not be read: those known are shown");
+                known.map(|(_, known)| known).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The own log's runs of terms, as of the last change of the database.
+    pub(crate) fn note_runs(&self, runs: &[localdb::TermRun]) {
+        let mut known = self.runs.lock();
+        // Runs end or begin seldom: entries of the same term change nothing.
+        if known.len() != runs.len() || known.last() != runs.last() {
+            *known = runs.to_vec();
+        }
+    }
+
+    /// Runs of terms up to `covers`, a point of the object log that the local database reaches.
+    pub(crate) fn runs_through(&self, covers: &LogPoint) -> Vec<netsy_objects::manifest::TermRun> {
+        snapshotter::runs_through(&self.runs.lock(), covers)
+    }
+
+    /// Puts another state in the place of the one there is: the local database was replaced.
+    pub(crate) fn replace_state(&self, store: Store) {
+        let (visible, revision, compacted) =
+            (store.visible_index(), store.visible_revision(), store.compact_revision());
+        // Freed outside the lock: it may be large.
+        let old = {
+            let mut guard = self.store.write();
+            std::mem::replace(&mut **guard, store)
+        };
+        self.compactions.begin(visible, compacted);
+        self.shown.send_replace(visible);
+        self.hub.skip_to(revision);
+        drop(old);
+    }
+
+    /// Requests are let in, unless the term is over already.
+    pub(crate) fn set_leading(&self, primary: &Arc<Primary>) {
+        let mut leading = self.leading.write();
+        // Under the lock: who ends the term takes it after that is noted.
+        if !primary.is_retired() {
+            self.saw_term(primary.term);
+            *leading = Some(primary.clone());
+        }
+    }
+
+    /// The term is over.
+    pub(crate) fn unset_leading(&self, primary: &Arc<Primary>) {
+        let mut leading = self.leading.write();
+        if leading.as_ref().is_some_and(|known| Arc::ptr_eq(known, primary)) {
+            *leading = None;
+        }
+    }
+
+    pub(crate) fn set_leader(&self, primary: Option<NodeId>, here: bool) {
+        let new = Leadership { primary, here };
+        self.leader.send_if_modified(|known| std::mem::replace(known, new.clone()) != new);
+    }
+
+    /// The node cannot go on, or stops.
+    pub(crate) fn end(&self, reason: Unavailable, ended: Ended) {
         self.stop.send_replace(true);
-        self.publisher.close(reason);
+        if let Some(primary) = self.acting() {
+            primary.end(reason);
+        }
         self.hub.stop();
+        self.follower.stop();
         self.ended.send_if_modified(|now| {
             let first = now.is_none();
             if first {
@@ -348,79 +548,6 @@ impl Inner {
             }
             first
         });
-    }
-
-    async fn stop(&self) -> Result<(), String> {
-        let deadline = tokio::time::Instant::now() + self.config.drain_timeout;
-        // Background work ends; requests are the server's to end before it calls this.
-        self.stop.send_replace(true);
-        let drained = tokio::time::timeout_at(deadline, self.drain()).await;
-        let result = match drained {
-            Ok(result) => result,
-            Err(_) => Err(format!(
-                "object storage did not take everything within {:?}; what it lacks is safe in {}",
-                self.config.drain_timeout,
-                self.config.data_dir.display()
-            )),
-        };
-        self.confirmer.depose();
-        self.uploads.stop();
-        self.end(Unavailable::Stopped, Ended::Stopped);
-        let (done, stopped) = tokio::sync::oneshot::channel();
-        if self.commands.send(Command::Stop { done }).await.is_ok()
-            && let Ok(db) = stopped.await
-        {
-            let point = self.uploads.tail();
-            let noted = tokio::task::spawn_blocking(move || {
-                let mut db = db;
-                crate::adopt::note_point(&mut db, &point).map_err(|e| e.to_string())
-            });
-            match noted.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "the local database could not note its state"),
-                Err(error) => tracing::warn!(%error, "the local database could not note its state"),
-            }
-        }
-        result
-    }
-
-    /// Everything to the object log, then the voters emptied: any node can go on from the bucket (section 4).
-    async fn drain(&self) -> Result<(), String> {
-        if !self.uploads.flush().await {
-            return Err("uploading ended before everything was in object storage".into());
-        }
-        failpoint::hit("stop.drained");
-        // Nothing is acknowledged or confirmed from here on.
-        self.publisher.close(Unavailable::Stopped);
-        self.confirmer.depose();
-        // What the writer had taken before goes up, too, though nobody is told of it any more.
-        while self.publisher.in_object_log() < writer::head(&self.store) {
-            if !self.uploads.flush().await {
-                return Err("uploading ended before everything was in object storage".into());
-            }
-        }
-        let Some(held) = self.held.lock().await.take() else {
-            return Ok(());
-        };
-        match term::leave_empty(&self.manifest, held).await {
-            Ok(Some(_)) => failpoint::hit("stop.voters-emptied"),
-            Ok(None) => return Err("another process took the term over".into()),
-            Err(e) => return Err(e.to_string()),
-        }
-        term::deregister(&self.manifest, &self.config).await.map_err(|e| e.to_string())
-    }
-
-    /// Runs of terms up to `covers`, a point of the object log in this term.
-    pub(crate) fn runs_through(&self, covers: &LogPoint) -> Vec<netsy_objects::manifest::TermRun> {
-        let mut runs = self.runs.clone();
-        if covers.last_term == self.term {
-            // The first entry of this term follows what the log held when it began.
-            let known = runs.last().is_some_and(|run| run.term == self.term);
-            if !known {
-                runs.push(localdb::TermRun { term: self.term, first_index: self.first_of_term });
-            }
-        }
-        snapshotter::runs_through(&runs, covers)
     }
 }
 

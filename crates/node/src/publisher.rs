@@ -1,18 +1,15 @@
-//! Moves the commit index and lets out, in order, what waited for it: visible state, watch events, answers (R8).
+//! Lets out, in order, what waited for its commit on the Primary: visible state, watch events, answers (R8).
 
 use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
-use crate::shared::SharedStore;
-use crate::watch::WatchHub;
+use crate::node::Inner;
 use crate::writer::Answer;
 use netsy_api::ids::LogIndex;
 use netsy_mvcc::Event;
-use netsy_protocol::commit::CommitTracker;
-use netsy_protocol::quorum::Voter;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
-use std::sync::Arc;
-use tokio::sync::{oneshot, watch};
+use std::sync::{Arc, Weak};
+use tokio::sync::oneshot;
 
 /// Where the answer to a write goes.
 pub(crate) type Reply = oneshot::Sender<Result<Answer, NodeError>>;
@@ -31,7 +28,7 @@ pub(crate) struct PendingEvents {
 }
 
 struct State {
-    tracker: CommitTracker,
+    committed: LogIndex,
     waiting: VecDeque<Waiting>,
     events: VecDeque<PendingEvents>,
     /// Set once this node may answer no write any more.
@@ -41,22 +38,25 @@ struct State {
 /// One per Primary and term.
 pub(crate) struct Publisher {
     state: Mutex<State>,
-    store: SharedStore,
-    hub: WatchHub,
-    me: Voter,
-    committed: watch::Sender<LogIndex>,
+    node: Weak<Inner>,
 }
 
 impl Publisher {
-    pub(crate) fn new(tracker: CommitTracker, me: Voter, store: SharedStore, hub: WatchHub) -> Arc<Self> {
-        let committed = watch::Sender::new(tracker.committed());
-        Arc::new(Self {
-            state: Mutex::new(State { tracker, waiting: VecDeque::new(), events: VecDeque::new(), closed: None }),
-            store,
-            hub,
-            me,
-            committed,
-        })
+    pub(crate) fn new(node: &Arc<Inner>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                committed: LogIndex(0),
+                waiting: VecDeque::new(),
+                events: VecDeque::new(),
+                closed: None,
+            }),
+            node: Arc::downgrade(node),
+        }
+    }
+
+    /// The log is shown up to `end`, where it ends.
+    pub(crate) fn begin(&self, end: LogIndex) {
+        self.state.lock().committed = end;
     }
 
     /// Takes the answers and events of one batch, in log order. What waits for nothing leaves at once.
@@ -71,7 +71,7 @@ impl Publisher {
             return;
         }
         state.events.extend(events);
-        let committed = state.tracker.committed();
+        let committed = state.committed;
         for w in waiting {
             if w.index <= committed && state.waiting.is_empty() {
                 // A client that went away needs no answer.
@@ -82,36 +82,23 @@ impl Publisher {
         }
     }
 
-    /// The own database durably holds everything up to `index`.
-    pub(crate) fn held_locally(&self, index: LogIndex) {
+    /// Everything up to `committed` is committed. Under the state's lock, so that events and answers leave in log
+    /// order.
+    pub(crate) fn advance(&self, committed: LogIndex) {
+        let Some(node) = self.node.upgrade() else { return };
         let mut state = self.state.lock();
-        if state.tracker.held(&self.me, index).is_some() {
-            self.publish(&mut state);
-        }
-    }
-
-    /// A chunk that ends at `index` is in the object log.
-    pub(crate) fn landed(&self, index: LogIndex) {
-        let mut state = self.state.lock();
-        if state.tracker.landed(index).is_some() {
-            self.publish(&mut state);
-        }
-    }
-
-    /// Under the state's lock, so that events and answers leave in log order.
-    fn publish(&self, state: &mut State) {
-        if state.closed.is_some() {
+        if state.closed.is_some() || committed <= state.committed {
             return;
         }
         failpoint::hit("write.before-publish");
-        let committed = state.tracker.committed();
-        self.store.write().set_visible(committed);
+        state.committed = committed;
+        node.store.write().set_visible(committed);
         let ready = state.events.partition_point(|e| e.index <= committed);
         if ready > 0 {
             let events: Vec<Vec<Event>> = state.events.drain(..ready).map(|e| e.events).collect();
-            self.hub.publish(events);
+            node.hub().publish(events);
         }
-        self.committed.send_replace(committed);
+        node.shown.send_replace(committed);
         failpoint::hit("write.after-publish");
         while state.waiting.front().is_some_and(|w| w.index <= committed) {
             if let Some(w) = state.waiting.pop_front() {
@@ -129,21 +116,6 @@ impl Publisher {
         for w in state.waiting.drain(..) {
             let _ = w.reply.send(Err(reason.clone().into()));
         }
-    }
-
-    /// Greatest committed index.
-    pub(crate) fn committed(&self) -> LogIndex {
-        *self.committed.borrow()
-    }
-
-    /// Greatest index known to be in the object log.
-    pub(crate) fn in_object_log(&self) -> LogIndex {
-        self.state.lock().tracker.in_object_log()
-    }
-
-    /// Follows the commit index.
-    pub(crate) fn watch_committed(&self) -> watch::Receiver<LogIndex> {
-        self.committed.subscribe()
     }
 
     /// Answers that wait for their entries to be committed.

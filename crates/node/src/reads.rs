@@ -10,6 +10,8 @@ use netsy_api::ids::{Position, Revision};
 use netsy_api::mvccpb::KeyValue;
 use netsy_localdb::Readers;
 use netsy_mvcc::{KvRef, OpResult, Outcome, RangeReader, RangeResult, TxnReader, TxnResult, ValueRef, ValueSource};
+use netsy_protocol::read::ReadTicket;
+use std::sync::Arc;
 
 /// Keys looked at under one lock: a long range lets writers in between.
 const KEYS_PER_STEP: usize = 512;
@@ -38,9 +40,9 @@ macro_rules! linearized {
     ($node:expr, $serializable:expr, $read:expr) => {{
         let mut tries = 0;
         loop {
-            let ticket = if $serializable { None } else { Some($node.confirmer.enter().await?) };
+            let ticket = if $serializable { None } else { Some($node.read_proof().await?) };
             let result = $read.await;
-            if ticket.is_none_or(|ticket| $node.confirmer.leave(ticket)) {
+            if ticket.is_none_or(|ticket| ticket.holds()) {
                 break result;
             }
             tries += 1;
@@ -57,8 +59,7 @@ impl Node {
     pub async fn read_index(&self) -> Result<(), NodeError> {
         // On the Primary what is committed is visible; what must be shown is that it still is the Primary.
         for _ in 0..TRIES_MAX {
-            let ticket = self.0.confirmer.enter().await?;
-            if self.0.confirmer.leave(ticket) {
+            if self.0.read_proof().await?.holds() {
                 return Ok(());
             }
         }
@@ -115,6 +116,24 @@ enum Begun {
     /// Values are to be fetched.
     Unresolved(RangeResult, ReadEpoch),
     More(Box<RangeReader>, ReadEpoch),
+}
+
+/// How a read was let in; asked again after the state was read.
+pub(crate) enum Entered {
+    /// By a Primary that needs nobody's word for it.
+    Now(Arc<Inner>, ReadTicket),
+    /// What is shown includes all that was committed when it arrived.
+    Settled,
+}
+
+impl Entered {
+    /// Whether what was read since may be answered; if not, enter again.
+    pub(crate) fn holds(&self) -> bool {
+        match self {
+            Self::Now(node, ticket) => node.ask_engine(|engine, now| engine.read_end(now, *ticket)),
+            Self::Settled => true,
+        }
+    }
 }
 
 impl Inner {

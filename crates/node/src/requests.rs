@@ -5,15 +5,16 @@ use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
 use crate::reads::linearized;
-use crate::writer::{Command, Written};
+use crate::writer::Written;
 use bytes::Bytes;
-use netsy_api::ids::{LeaseId, LogIndex, Position, Revision, Term};
+use netsy_api::ids::{LeaseId, LogIndex, NodeId, Position, Revision, Term};
 use netsy_api::log::AlarmKind;
 use netsy_mvcc::{HashKv, Renewal, WriteRequest};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
+/// Registrations older than this are read anew for a list of members.
+const MEMBERS_AGE_MAX: Duration = Duration::from_secs(1);
 /// Ids offered for a lease that may choose: with 2^63 of them one is enough, more cost nothing.
 const LEASE_CANDIDATES: usize = 4;
 /// Pages given back in one step of a defragmentation.
@@ -103,11 +104,17 @@ impl Node {
 
     /// Gives a lease all its time again: seconds, or `None` if there is no such lease.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
-        linearized!(self.0, false, self.0.renew(id))
+        let primary = self.0.leading().ok_or(Unavailable::NotPrimary)?;
+        let renewed = self.0.renew(id).await?;
+        // After the renewal: a Primary that was deposed meanwhile renewed nothing.
+        self.0.prove(&primary).await?;
+        Ok(renewed)
     }
 
     /// A lease's time, and its keys if asked for.
     pub async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<Option<LeaseInfo>, NodeError> {
+        // Only the Primary keeps the time of leases.
+        self.0.leading().ok_or(Unavailable::NotPrimary)?;
         let look = async || {
             let store = self.0.store.read();
             Ok(store.lease(id, boot_millis()).map(|info| LeaseInfo {
@@ -124,16 +131,46 @@ impl Node {
         Ok(self.0.store.read().leases())
     }
 
-    /// The members.
+    /// The members: nodes that are registered and did not stop, and voters in any case.
     pub async fn members(&self) -> Vec<MemberInfo> {
-        let me = &self.0.identity;
-        vec![MemberInfo {
-            id: me.member_id,
-            name: me.node_id.as_str().to_string(),
-            peer_urls: me.peer_urls.clone(),
-            client_urls: me.client_urls.clone(),
-            learner: false,
-        }]
+        let node = &self.0;
+        let found = node.registrations(MEMBERS_AGE_MAX).await;
+        let manifest = node.manifest_seen();
+        let votes = |name: &NodeId| manifest.as_ref().is_none_or(|m| m.voters.iter().any(|v| v.node_id == *name));
+        let mut members: Vec<MemberInfo> = found
+            .iter()
+            .filter(|r| !r.stopped || (manifest.is_some() && votes(&r.node_id)))
+            .map(|r| MemberInfo {
+                id: node.member_id_of(&r.node_id),
+                name: r.node_id.as_str().to_string(),
+                peer_urls: r.peer_urls.clone(),
+                client_urls: r.client_urls.clone(),
+                learner: !votes(&r.node_id),
+            })
+            .collect();
+        if members.is_empty() {
+            let me = &node.identity;
+            members.push(MemberInfo {
+                id: me.member_id(),
+                name: me.node_id.as_str().to_string(),
+                peer_urls: me.peer_urls.clone(),
+                client_urls: me.client_urls.clone(),
+                learner: false,
+            });
+        }
+        members.sort_by_key(|member| member.id);
+        members
+    }
+
+    /// The member with this id.
+    pub async fn member(&self, id: u64) -> Option<MemberInfo> {
+        self.members().await.into_iter().find(|member| member.id == id)
+    }
+
+    /// Whether this node has no vote.
+    pub fn is_learner(&self) -> bool {
+        let me = &self.0.config.node_id;
+        self.0.manifest_seen().is_some_and(|m| !m.voters.is_empty() && !m.voters.iter().any(|v| v.node_id == *me))
     }
 
     /// What Status shows.
@@ -143,18 +180,20 @@ impl Node {
         let fault = metrics.local_fault().map(|e| format!("local database: {e}"));
         // Without the bucket writes go on only where the own disk is enough.
         let fault = fault.or_else(|| {
-            metrics.bucket_fault().filter(|_| node.rule.only_object_log()).map(|e| format!("object storage: {e}"))
+            let needed = node.leading().is_some() && node.upload_at_once();
+            metrics.bucket_fault().filter(|_| needed).map(|e| format!("object storage: {e}"))
         });
+        let fault = fault.or_else(|| node.driver.seen.quorum_lost.lock().clone());
         let stopping = node.is_stopping();
         let store = node.store.read();
         NodeStatus {
             db_size: metrics.db_bytes.load(Ordering::Relaxed),
             db_size_in_use: metrics.db_bytes_in_use.load(Ordering::Relaxed),
             db_quota: node.config.db_bytes_max,
-            leader_member_id: if stopping { 0 } else { node.identity.member_id },
+            leader_member_id: if stopping { 0 } else { node.leader_member_id() },
             index: store.last_index(),
             applied_index: store.visible_index(),
-            term: node.term,
+            term: node.term(),
             alarms: store.alarms(),
             keys: store.key_count() as u64,
             leases: store.lease_count() as u64,
@@ -164,7 +203,7 @@ impl Node {
 
     /// Waits until what the compaction at `revision` let go is gone from the local database.
     pub async fn compact_wait(&self, revision: Revision) -> Result<(), NodeError> {
-        let mut done = self.0.compacted.clone();
+        let mut done = self.0.compacted.subscribe();
         done.wait_for(|done| *done >= revision).await.map_err(|_| NodeError::from(Unavailable::Stopped))?;
         Ok(())
     }
@@ -172,10 +211,8 @@ impl Node {
     /// Gives unused space of the local database back, in steps between which requests go on.
     pub async fn defragment(&self) -> Result<(), NodeError> {
         loop {
-            let (done, step) = oneshot::channel();
-            let stopped = || NodeError::from(Unavailable::Stopped);
-            self.0.commands.send(Command::Vacuum { pages: VACUUM_PAGES, done }).await.map_err(|_| stopped())?;
-            let step = step.await.map_err(|_| stopped())?.map_err(|e| NodeError::Storage(e.to_string()))?;
+            let step = self.0.thread.with(|db| db.vacuum_step(VACUUM_PAGES)).await?;
+            let step = step.map_err(|e| NodeError::Storage(e.to_string()))?;
             if step.freed_pages == 0 || step.left_pages == 0 {
                 self.0.read_figures().await;
                 return Ok(());
@@ -219,6 +256,14 @@ impl Node {
 }
 
 impl Inner {
+    /// The Primary's member id; 0: none is known.
+    pub(crate) fn leader_member_id(&self) -> u64 {
+        match &self.leader.borrow().primary {
+            Some(primary) => self.member_id_of(primary),
+            None => 0,
+        }
+    }
+
     async fn renew(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
         let now = boot_millis();
         let renewal = self.store.write().lease_renew(id, now);

@@ -54,12 +54,17 @@ pub(crate) async fn run(node: Arc<Inner>) {
             () = tokio::time::sleep(pause) => {}
         }
         pause = TICK;
+        if node.leading().is_none() {
+            // Another node makes them: what it made is looked up before this one goes on.
+            last = None;
+            continue;
+        }
         let work = async {
             let last = match &mut last {
                 Some(last) => last,
                 none => none.insert(newest(&node).await?),
             };
-            let tail = node.uploads.tail();
+            let tail = node.tail();
             let mut clean = cleaned.elapsed() >= CLEANUP_EVERY;
             if due(&node, last, &tail) {
                 *last = snapshot(&node, last).await?;
@@ -121,7 +126,7 @@ async fn snapshot(node: &Arc<Inner>, last: &Last) -> Result<Last, String> {
     let started = Instant::now();
     // Rows that this state needs are not deleted while it is read.
     let _rows_stay = node.rows_stay.lock().await;
-    let covers = node.uploads.tail();
+    let covers = node.tail();
     let bytes = landed_bytes(node);
     node.wait_held_locally(covers.last_index).await.map_err(|e| e.to_string())?;
     let compact_revision = node
@@ -131,7 +136,7 @@ async fn snapshot(node: &Arc<Inner>, last: &Last) -> Result<Last, String> {
     let spec = SnapshotSpec {
         cluster_id: node.config.cluster_id.clone(),
         node_id: node.config.node_id.clone(),
-        session: node.chunk_writer.session,
+        session: node.session,
         covers,
         runs: node.runs_through(&covers),
         compact_revision: compact_revision.max(Revision(0)),

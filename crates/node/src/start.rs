@@ -1,25 +1,30 @@
-//! From a data folder and a bucket to a serving Primary (R1, R4, R9, R10, R11).
+//! From a data folder and a bucket to a node that runs (R11).
 
-use crate::adopt::{self, Sealed};
 use crate::clock::boot_millis;
 use crate::config::NodeConfig;
+use crate::driver;
+use crate::error::NodeError;
 use crate::failpoint;
 use crate::load;
+use crate::load_log;
+use crate::log_thread::{Gone, LED_NOTE};
 use crate::manifest_store::{ManifestStore, ManifestStoreError, random_128};
-use crate::restore;
-use crate::term::{self, Held};
-use crate::uploader::ChunkWriter;
-use netsy_api::ids::{ChunkSeq, Session};
+use crate::net::{self, PeerListen};
+use crate::node::{Node, Parts};
+use crate::register;
+use crate::store_calls;
+use netsy_api::ids::{LogIndex, Session};
 use netsy_localdb as localdb;
-use netsy_mvcc::Store;
-use netsy_objects::object_log::{LogPoint, ObjectLog};
+use netsy_objects::Buckets;
+use netsy_objects::manifest::ClusterManifest;
+use netsy_objects::object_log::LogPoint;
 use netsy_objects::read::ReadError;
 use netsy_objects::restore::RestoreError;
-use netsy_objects::{Bucket, Buckets};
 use netsy_objects::{StoreError, probe};
-use netsy_protocol::commit::CommitTracker;
-use netsy_protocol::quorum::Voter;
-use netsy_protocol::read::{ReadLease, ReadProof};
+use netsy_protocol::config::{Settings, Start, Stored};
+use netsy_protocol::engine::Engine;
+use netsy_protocol::manifest::ProcessId;
+use netsy_protocol::reconcile::{Run, Runs};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,12 +57,9 @@ pub enum StartError {
     /// The configuration does not fit what is there.
     #[error("{0}")]
     Config(String),
-    /// R12.
-    #[error("quorum lost: {0}")]
-    QuorumLost(String),
-    /// Another process took the term over meanwhile.
-    #[error("another node took over while this one was starting: {0}")]
-    Deposed(String),
+    /// Other nodes cannot be listened for.
+    #[error("{0}")]
+    Peers(String),
     /// R7: a committed entry would have to be deleted.
     #[error("halted: this node's log and the object log disagree on a committed entry: {0}")]
     Diverged(String),
@@ -78,69 +80,128 @@ impl From<getrandom::Error> for StartError {
     }
 }
 
-/// Everything a Primary runs on.
-pub(crate) struct Begun {
-    pub(crate) bucket: Arc<dyn Bucket>,
-    pub(crate) manifest: Arc<ManifestStore>,
-    pub(crate) log: ObjectLog,
-    pub(crate) held: Held,
-    pub(crate) me: Voter,
-    pub(crate) chunk_writer: ChunkWriter,
-    pub(crate) db: localdb::Writer,
-    pub(crate) readers: localdb::Readers,
-    pub(crate) store: Store,
-    pub(crate) point: LogPoint,
-    pub(crate) tracker: CommitTracker,
-    pub(crate) proof: ReadProof,
-    pub(crate) lease_ms: u64,
+impl From<Gone> for StartError {
+    fn from(gone: Gone) -> Self {
+        StartError::Local(gone.to_string())
+    }
 }
 
-/// Listings of the object log that fell into clean-up's holes before start gives up.
-const ADOPT_TRIES_MAX: u32 = 100;
-
-pub(crate) async fn begin(config: &NodeConfig, buckets: Buckets) -> Result<Begun, StartError> {
-    let bucket = buckets.data;
-    probe::probe(&*bucket).await.map_err(|e| StartError::Probe(e.to_string()))?;
-    let manifest = Arc::new(ManifestStore::new(buckets.control));
-    let (mut db, readers, identity) = open_current(config, &manifest).await?;
-    let session = Session(random_128()?);
-    let won = term::win(&manifest, config, &identity, &mut db, session).await?;
-    let won_at = boot_millis();
-    let term = won.held.manifest.term;
-    tracing::info!(
-        term = term.0,
-        node = %config.node_id,
-        database = %identity.incarnation,
-        store = %bucket.describe(),
-        "this node is Primary of a new term"
-    );
-    let chunk_writer =
-        ChunkWriter { cluster_id: config.cluster_id.clone(), node_id: config.node_id.clone(), session, term };
-    let log = ObjectLog::new(bucket.clone(), &config.cluster_id);
-    let point = take_over(&log, &mut db, &readers, &chunk_writer).await?;
-
-    let lease_ms = config.read_lease.as_millis() as u64;
-    // R9: leases of the Primary before run by its configuration, which is the same on every node.
-    if won.predecessor_may_serve && term::rule_of(&won.held.manifest).only_object_log() {
-        let wait = ReadLease::takeover_wait_ms(lease_ms).saturating_sub(boot_millis().saturating_sub(won_at));
-        if wait > 0 {
-            tracing::info!(wait_ms = wait, "waiting until the read lease of the Primary before has run out");
-            tokio::time::sleep(Duration::from_millis(wait)).await;
+impl Node {
+    /// Starts a node: it joins its cluster, makes it, or leads it, by itself from here on; see
+    /// [`serving`](Self::serving). `buckets` is the cluster's; without `peers` the node is alone.
+    pub async fn start(config: NodeConfig, buckets: Buckets, peers: Option<PeerListen>) -> Result<Self, StartError> {
+        failpoint::arm_from_environment().map_err(StartError::Config)?;
+        let bucket = buckets.data;
+        probe::probe(&*bucket).await.map_err(|e| StartError::Probe(e.to_string()))?;
+        let manifest = Arc::new(ManifestStore::new(buckets.control));
+        let current = manifest.read().await?;
+        if let Some(current) = &current {
+            check(&config, current)?;
         }
+        let (db, readers, identity) = open_current(&config, &manifest).await?;
+        let registrations = manifest.registrations().await?;
+        let session = Session(random_128()?);
+        let point = load_log::known_point(&db, &readers)?.unwrap_or(LogPoint::START);
+        let (db, store) = load::load(db, readers.clone(), &config).await?;
+        let incarnation = identity.incarnation;
+        let me = ProcessId { node_id: config.node_id.clone(), incarnation, session };
+        let engine = Engine::new(
+            boot_millis(),
+            Start {
+                cluster_id: config.cluster_id.clone(),
+                me,
+                address: config.advertise_peer.first().cloned().unwrap_or_default(),
+                settings: settings(&config),
+                stored: Stored {
+                    promised: db.promised_term(),
+                    runs: runs_of(&db)?,
+                    visible: store.visible_index(),
+                    led: led(&db)?,
+                },
+                seed: random_128()?,
+                nodes: registrations.iter().map(store_calls::registered).collect(),
+            },
+        );
+        let node = Node::assemble(Parts {
+            config,
+            session,
+            incarnation,
+            bucket,
+            manifest,
+            db,
+            readers,
+            store,
+            point,
+            engine,
+        })?;
+        let inner = &node.0;
+        if let Some(current) = &current {
+            inner.saw_manifest(&store_calls::from_stored(current));
+        }
+        inner.saw_registrations(registrations.clone());
+        if let Some(listen) = peers {
+            let peers = net::start(inner, listen).map_err(|e| StartError::Peers(e.to_string()))?;
+            if inner.peers.set(peers).is_err() {
+                return Err(StartError::Local("peers were started twice".to_string()));
+            }
+            inner.saw_nodes(registrations.iter().map(store_calls::registered).collect());
+        }
+        tracing::info!(
+            node = %inner.config.node_id,
+            database = %inner.incarnation,
+            store = %inner.bucket.describe(),
+            "this node starts"
+        );
+        // What the engine wants at once.
+        inner.engine(|_, _| ());
+        tokio::spawn(driver::ticks(inner.clone()));
+        Ok(node)
     }
-    let held = term::become_only_voter(&manifest, won.held, &identity)
-        .await?
-        .ok_or_else(|| StartError::Deposed("the manifest was written by another process".into()))?;
-    failpoint::hit("start.voters-changed");
 
-    let (mut db, store) = load::load(db, readers.clone(), config).await?;
-    adopt::note_point(&mut db, &point)?;
-    let me = Voter { node_id: config.node_id.clone(), incarnation: identity.incarnation };
-    let rule = term::rule_of(&held.manifest);
-    let voters = term::voters_of(&held.manifest);
-    let proof = ReadProof::needed(rule, &voters, &me);
-    let tracker = CommitTracker::new(term, rule, voters, point.last_index);
-    Ok(Begun { bucket, manifest, log, held, me, chunk_writer, db, readers, store, point, tracker, proof, lease_ms })
+    /// Waits until this node answers linearizable reads: it leads, or follows a Primary and is up to date.
+    pub async fn serving(&self) -> Result<(), NodeError> {
+        self.read_index().await
+    }
+}
+
+fn settings(config: &NodeConfig) -> Settings {
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    Settings {
+        quorum: config.quorum,
+        copies_min: config.copies_min,
+        voters_max: config.voters_max,
+        quorum_timeout: millis(config.quorum_timeout),
+        read_lease: millis(config.read_lease),
+        heartbeat_interval: millis(config.heartbeat_interval),
+        degradation_count: config.degradation_count,
+        deregistration_timeout: millis(config.deregistration_timeout),
+        leader_timeout: millis(config.leader_timeout),
+        drain_timeout: millis(config.drain_timeout),
+    }
+}
+
+fn led(db: &localdb::Writer) -> Result<Option<Session>, StartError> {
+    let bad = |e: &dyn std::fmt::Display| StartError::Local(format!("the note {LED_NOTE} in the local database: {e}"));
+    let Some(note) = db.note(LED_NOTE)? else { return Ok(None) };
+    let text = std::str::from_utf8(&note).map_err(|e| bad(&e))?;
+    text.parse().map(Some).map_err(|e: netsy_api::ids::InvalidId| bad(&e))
+}
+
+fn runs_of(db: &localdb::Writer) -> Result<Runs, StartError> {
+    let (runs, end) = (db.term_runs(), db.end().index);
+    let ends = runs.iter().skip(1).map(|run| LogIndex(run.first_index.0 - 1)).chain(std::iter::once(end));
+    let runs = runs.iter().zip(ends).map(|(run, last_index)| Run { term: run.term, last_index });
+    Runs::new(runs).map_err(|e| StartError::Local(format!("local database: {e}")))
+}
+
+fn check(config: &NodeConfig, found: &ClusterManifest) -> Result<(), StartError> {
+    if found.cluster_id != config.cluster_id {
+        return Err(StartError::Config(format!(
+            "the bucket holds cluster {:?}, the config says {:?}: use another bucket or storage.key_prefix, or correct cluster_id",
+            found.cluster_id, config.cluster_id
+        )));
+    }
+    Ok(())
 }
 
 /// Opens the database and registers the node; a restored backup is set aside, since it forgot what it promised:
@@ -152,7 +213,7 @@ async fn open_current(
     let mut set_aside = false;
     loop {
         let (db, readers, identity) = open(config).await?;
-        match term::register(manifest, config, &identity).await {
+        match register::register(manifest, config, &identity).await {
             Ok(()) => return Ok((db, readers, identity)),
             Err(StartError::Behind) if !set_aside => {
                 set_aside = true;
@@ -179,45 +240,6 @@ async fn open(config: &NodeConfig) -> Result<(localdb::Writer, localdb::Readers,
     })
     .await?
     .map_err(Into::into)
-}
-
-/// R4: read the object log to its end, seal it, upload the tail.
-async fn take_over(
-    log: &ObjectLog,
-    db: &mut localdb::Writer,
-    readers: &localdb::Readers,
-    writer: &ChunkWriter,
-) -> Result<LogPoint, StartError> {
-    for _ in 0..ADOPT_TRIES_MAX {
-        let adopted = match adopt::known_point(db)? {
-            Some(from) => {
-                check_reaches(log, &from).await?;
-                adopt::adopt(log, db, writer, from).await?
-            }
-            None => None,
-        };
-        let point = match adopted {
-            Some(point) => point,
-            None => restore::restore(log, db, writer).await?,
-        };
-        if let Sealed::At(point) = adopt::seal(log, db, writer, point).await? {
-            return adopt::upload_tail(log, db, readers, writer, point).await;
-        }
-        adopt::note_point(db, &point)?;
-    }
-    Err(StartError::Deposed("the object log is being cleaned up faster than this node can read it".into()))
-}
-
-/// The newest chunk is never deleted (R4): a log that ends before what was seen of it is another log.
-async fn check_reaches(log: &ObjectLog, known: &LogPoint) -> Result<(), StartError> {
-    let end = log.list(ChunkSeq(known.seq.0.saturating_sub(1))).await?.end();
-    if end < known.seq {
-        return Err(StartError::Diverged(format!(
-            "the object log ends at chunk {end}, this node knows it to have reached {}: is it the right bucket and storage.key_prefix?",
-            known.seq
-        )));
-    }
-    Ok(())
 }
 
 /// Runs something that blocks where it holds up nothing else.

@@ -6,13 +6,12 @@
 
 use crate::clock::unix_millis;
 use crate::failpoint;
-use crate::metrics::Metrics;
-use crate::publisher::Publisher;
+use crate::node::Inner;
+use crate::primary::Primary;
 use netsy_api::ids::{LogIndex, NodeId, Position, Session, Term};
 use netsy_api::log::Entry;
-use netsy_localdb::Readers;
 use netsy_objects::format::ChunkMeta;
-use netsy_objects::object_log::{Created, LogPoint, NewChunk, ObjectLog};
+use netsy_objects::object_log::{Created, LogPoint, NewChunk};
 use netsy_objects::read::ReadError;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -28,6 +27,8 @@ const BUFFER_BYTES_MAX: usize = 64 << 20;
 const CHUNK_BYTES_MAX: usize = 16 << 20;
 /// What an entry costs beside its keys and values.
 const ENTRY_OVERHEAD_BYTES: usize = 64;
+/// Pause before it is asked again whether a chunk may be begun.
+const GATE_PAUSE: Duration = Duration::from_millis(5);
 /// Pause before a chunk that did not land is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -36,6 +37,9 @@ pub(crate) struct Uploads {
     state: Mutex<Buffer>,
     more: Notify,
     stopped: AtomicBool,
+    /// Whatever is there leaves at once: only the object log commits, by the manifest or for now (R8).
+    at_once: AtomicBool,
+    /// The end of the object log as the node knows it.
     tail: watch::Sender<LogPoint>,
 }
 
@@ -57,13 +61,33 @@ fn cost(entry: &Entry) -> usize {
 }
 
 impl Uploads {
-    pub(crate) fn new(tail: LogPoint) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(Buffer { last: tail.last_index, ..Buffer::default() }),
+    /// For a Primary whose seal is at `tail`.
+    pub(crate) fn new(tail: watch::Sender<LogPoint>, at_once: bool) -> Self {
+        let last = tail.borrow().last_index;
+        Self {
+            state: Mutex::new(Buffer { last, ..Buffer::default() }),
             more: Notify::new(),
             stopped: AtomicBool::new(false),
-            tail: watch::Sender::new(tail),
-        })
+            at_once: AtomicBool::new(at_once),
+            tail,
+        }
+    }
+
+    /// Everything up to `index`, which is in the local database or was handed over, is wanted in the object log now.
+    pub(crate) fn extend_to(&self, index: LogIndex) {
+        let mut state = self.state.lock();
+        state.last = state.last.max(index);
+        state.flush_to = state.flush_to.max(index);
+        state.since.get_or_insert_with(Instant::now);
+        drop(state);
+        self.more.notify_one();
+    }
+
+    /// Whether whatever is there is to leave at once.
+    pub(crate) fn set_at_once(&self, at_once: bool) {
+        if self.at_once.swap(at_once, Ordering::AcqRel) != at_once {
+            self.more.notify_one();
+        }
     }
 
     /// Takes entries in log order.
@@ -85,33 +109,15 @@ impl Uploads {
         self.more.notify_one();
     }
 
-    /// Has everything handed over so far uploaded without waiting for size or age; waits until it is.
-    /// False: uploading ended first.
-    pub(crate) async fn flush(&self) -> bool {
+    /// Has everything handed over so far uploaded without waiting for size or age.
+    pub(crate) fn wish(&self) -> LogIndex {
         let wanted = {
             let mut state = self.state.lock();
             state.flush_to = state.last;
             state.last
         };
         self.more.notify_one();
-        self.wait_for(wanted).await
-    }
-
-    /// Waits until the object log covers `index`; false if uploading ended first.
-    pub(crate) async fn wait_for(&self, index: LogIndex) -> bool {
-        let mut tail = self.tail.subscribe();
-        loop {
-            if tail.borrow_and_update().last_index >= index {
-                return true;
-            }
-            if self.is_stopped() {
-                return false;
-            }
-            // A stop is announced by a change that moves nothing.
-            if tail.changed().await.is_err() {
-                return false;
-            }
-        }
+        wanted
     }
 
     /// The end of the object log as known now.
@@ -140,6 +146,16 @@ pub(crate) struct ChunkWriter {
 }
 
 impl ChunkWriter {
+    /// This process in `term`.
+    pub(crate) fn of(node: &Inner, term: Term) -> Self {
+        Self {
+            cluster_id: node.config.cluster_id.clone(),
+            node_id: node.config.node_id.clone(),
+            session: node.session,
+            term,
+        }
+    }
+
     /// What the chunk after `tail` says of itself, but for what its entries make it.
     pub(crate) fn meta_after(&self, tail: &LogPoint) -> ChunkMeta {
         ChunkMeta {
@@ -173,21 +189,15 @@ impl ChunkWriter {
 /// When chunks leave.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Thresholds {
-    /// Only the object log commits: whatever is there leaves at once.
-    pub(crate) at_once: bool,
     pub(crate) bytes: usize,
     pub(crate) age: Duration,
 }
 
 /// The uploader's task: one per Primary and term.
 pub(crate) struct Uploader {
-    pub(crate) writer: ChunkWriter,
     pub(crate) thresholds: Thresholds,
-    pub(crate) log: ObjectLog,
-    pub(crate) readers: Readers,
-    pub(crate) uploads: Arc<Uploads>,
-    pub(crate) publisher: Arc<Publisher>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) node: Arc<Inner>,
+    pub(crate) primary: Arc<Primary>,
 }
 
 /// What there is to upload.
@@ -206,8 +216,8 @@ enum Due {
 pub(crate) enum UploadEnd {
     /// It was told to.
     Stopped,
-    /// Another Primary wrote the next chunk (R3).
-    Deposed(String),
+    /// Another process wrote the next chunk (R3): in this term, or, if that is known, in another.
+    Deposed { by: Option<Term>, why: String },
     /// Repeating will not help: permissions, a damaged local database.
     Failed(String),
 }
@@ -222,7 +232,7 @@ impl Uploader {
                 continue;
             };
             if let Err(end) = self.upload(entries).await {
-                self.uploads.stop();
+                self.primary.uploads.stop();
                 return end;
             }
         }
@@ -230,36 +240,36 @@ impl Uploader {
 
     /// Waits until a chunk is due and takes its entries out of the buffer, or reads them back.
     async fn next_entries(&self) -> Result<Option<Vec<(Position, Arc<Entry>)>>, UploadEnd> {
-        if self.uploads.is_stopped() {
+        if self.primary.uploads.is_stopped() {
             return Err(UploadEnd::Stopped);
         }
         match self.look() {
             Due::Entries(entries) => return Ok(Some(entries)),
             Due::Stored(from) => return self.read_back(from).await,
-            Due::Nothing => self.uploads.more.notified().await,
+            Due::Nothing => self.primary.uploads.more.notified().await,
             Due::After(pause) => {
                 // Either more came or the oldest is old enough now: both are looked at again.
-                let _ = tokio::time::timeout(pause, self.uploads.more.notified()).await;
+                let _ = tokio::time::timeout(pause, self.primary.uploads.more.notified()).await;
             }
         }
         Ok(None)
     }
 
     fn look(&self) -> Due {
-        let tail = self.uploads.tail();
-        let mut state = self.uploads.state.lock();
+        let tail = self.primary.uploads.tail();
+        let mut state = self.primary.uploads.state.lock();
         while state.entries.front().is_some_and(|(_, e)| e.index <= tail.last_index) {
             if let Some((_, entry)) = state.entries.pop_front() {
                 state.bytes -= cost(&entry);
             }
         }
-        self.metrics.unarchived_bytes.store(state.bytes as u64, Ordering::Relaxed);
+        self.node.metrics.unarchived_bytes.store(state.bytes as u64, Ordering::Relaxed);
         if state.last <= tail.last_index {
             state.since = None;
             return Due::Nothing;
         }
         let age = state.since.map_or(Duration::ZERO, |since| since.elapsed());
-        let due = self.thresholds.at_once
+        let due = self.primary.uploads.at_once.load(Ordering::Acquire)
             || state.bytes >= self.thresholds.bytes
             || age >= self.thresholds.age
             || state.flush_to > tail.last_index;
@@ -277,7 +287,7 @@ impl Uploader {
     }
 
     async fn read_back(&self, from: LogIndex) -> Result<Option<Vec<(Position, Arc<Entry>)>>, UploadEnd> {
-        let readers = self.readers.clone();
+        let readers = self.node.readers.clone();
         let read = tokio::task::spawn_blocking(move || readers.entries_from(from, CHUNK_BYTES_MAX))
             .await
             .map_err(|e| UploadEnd::Failed(format!("reading entries from {from}: {e}")))?
@@ -291,7 +301,7 @@ impl Uploader {
     }
 
     async fn upload(&self, entries: Vec<(Position, Arc<Entry>)>) -> Result<(), UploadEnd> {
-        let tail = self.uploads.tail();
+        let tail = self.primary.uploads.tail();
         let Some((first_position, _)) = entries.first() else {
             return Ok(());
         };
@@ -303,8 +313,8 @@ impl Uploader {
         }
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(|(_, entry)| entry).collect();
         let payload: usize = entries.iter().map(|entry| entry.payload_bytes()).sum();
-        let next = self.writer.point_after(&tail, &entries);
-        let meta = self.writer.meta_after(&tail);
+        let next = self.primary.chunk_writer.point_after(&tail, &entries);
+        let meta = self.primary.chunk_writer.meta_after(&tail);
         let encoded = if entries.len() < 64 {
             NewChunk::encode(meta, &entries)
         } else {
@@ -316,44 +326,61 @@ impl Uploader {
         failpoint::hit("upload.chunk-encoded");
         let started = Instant::now();
         let size = chunk.file.bytes.len() as u64;
+        // R2: none is begun once a higher term is promised.
+        while !self.node.ask_engine(|engine, _| engine.may_start_chunk(self.primary.term)) {
+            if self.primary.uploads.is_stopped() {
+                return Err(UploadEnd::Stopped);
+            }
+            tokio::time::sleep(GATE_PAUSE).await;
+        }
+        let mut answers = true;
         loop {
             failpoint::hit("upload.before-create");
             // The same bytes each time, whatever came of the try before (R3).
-            match self.log.create(&chunk).await {
+            match self.node.log.create(&chunk).await {
                 Ok(Created::Landed) => break,
                 Ok(Created::Taken(other)) => {
-                    return Err(UploadEnd::Deposed(format!(
-                        "chunk {} was written by {} in term {}",
-                        next.seq, other.meta.node_id, other.meta.term
-                    )));
+                    return Err(UploadEnd::Deposed {
+                        by: Some(other.meta.term),
+                        why: format!(
+                            "chunk {} was written by {} in term {}",
+                            next.seq, other.meta.node_id, other.meta.term
+                        ),
+                    });
                 }
                 // Only who knows of a later chunk deletes one: somebody else went on from here.
                 Ok(Created::CleanedUp) => {
-                    return Err(UploadEnd::Deposed(format!(
-                        "chunk {} was written and folded by another node",
-                        next.seq
-                    )));
+                    return Err(UploadEnd::Deposed {
+                        by: None,
+                        why: format!("chunk {} was written and folded by another node", next.seq),
+                    });
                 }
                 Err(ReadError::Store(error)) if error.is_retryable() => {
                     tracing::warn!(seq = next.seq.0, %error, "object log: the chunk has not landed yet; trying again");
-                    self.metrics.chunk_retries.fetch_add(1, Ordering::Relaxed);
-                    self.metrics.set_bucket_fault(Some(error.to_string()));
+                    self.node.metrics.chunk_retries.fetch_add(1, Ordering::Relaxed);
+                    self.node.metrics.set_bucket_fault(Some(error.to_string()));
+                    answers = false;
+                    self.node.engine(|engine, now| engine.store_answers(now, false));
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
                 Err(error) => return Err(UploadEnd::Failed(error.to_string())),
             }
-            if self.uploads.is_stopped() {
+            if self.primary.uploads.is_stopped() {
                 return Err(UploadEnd::Stopped);
             }
         }
         failpoint::hit("upload.after-create");
-        self.metrics.chunk_creates.observe(started.elapsed());
-        self.metrics.chunks.fetch_add(1, Ordering::Relaxed);
-        self.metrics.chunk_bytes.fetch_add(size, Ordering::Relaxed);
-        self.metrics.landed_bytes.fetch_add(payload as u64, Ordering::Relaxed);
-        self.metrics.set_bucket_fault(None);
-        self.uploads.tail.send_replace(next);
-        self.publisher.landed(next.last_index);
+        self.node.metrics.chunk_creates.observe(started.elapsed());
+        self.node.metrics.chunks.fetch_add(1, Ordering::Relaxed);
+        self.node.metrics.chunk_bytes.fetch_add(size, Ordering::Relaxed);
+        self.node.metrics.landed_bytes.fetch_add(payload as u64, Ordering::Relaxed);
+        self.node.metrics.set_bucket_fault(None);
+        if !answers {
+            self.node.engine(|engine, now| engine.store_answers(now, true));
+        }
+        self.node.saw_tail(next);
+        let term = self.primary.term;
+        self.node.engine(|engine, now| engine.chunk_landed(now, term, next.seq, next.last_index));
         failpoint::hit("upload.landed");
         Ok(())
     }

@@ -1,26 +1,24 @@
-//! The writer: one thread that orders all writes, makes them durable here and hands them to the uploader.
+//! The Primary's part of the log thread: orders all writes, makes them durable here and hands them on.
 //!
-//! Everything that waits is taken as one batch: evaluated against the newest state, handed to the uploader,
-//! then committed to the local database with one sync. Answers wait at the [`Publisher`] until all they
-//! depend on is committed.
+//! Everything that waits is taken as one batch: evaluated against the newest state, handed to the followers and the
+//! uploader, then committed to the local database with one sync. Answers wait at the
+//! [`Publisher`](crate::publisher::Publisher) until all they depend on is committed.
 
 use crate::clock::unix_millis;
-use crate::compactions::Compactions;
 use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
-use crate::metrics::Metrics;
-use crate::publisher::{PendingEvents, Publisher, Reply, Waiting};
+use crate::log_thread::LogWork;
+use crate::primary::Primary;
+use crate::publisher::{PendingEvents, Reply, Waiting};
 use crate::quota;
-use crate::reads::{StoredValues, shows_stored};
-use crate::shared::{Guarded, ReadEpoch, SharedStore};
-use crate::uploader::Uploads;
+use crate::reads::shows_stored;
+use crate::shared::{Guarded, ReadEpoch};
 use netsy_api::ids::{LogIndex, Position, Revision, Term};
 use netsy_api::log::{AlarmKind, Entry, Mutation};
-use netsy_localdb as localdb;
 use netsy_mvcc::{Evaluated, Outcome, WriteRequest};
+use netsy_protocol::engine::Creating;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use std::sync::atomic::Ordering;
 
 /// What a committed write came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +29,8 @@ pub struct Written {
     pub revision: Revision,
     /// The term it was written in.
     pub term: Term,
+    /// Whether it changed anything: else it is a read, and answered like one (R9).
+    pub(crate) made: bool,
 }
 
 /// An answer on its way to the request.
@@ -40,51 +40,16 @@ pub(crate) struct Answer {
     pub(crate) epoch: Option<ReadEpoch>,
 }
 
-pub(crate) enum Command {
-    Write {
-        request: WriteRequest,
-        reply: Reply,
-    },
-    DeleteRows {
-        rows: Vec<Position>,
-        done: oneshot::Sender<Result<(), localdb::Error>>,
-    },
-    /// One small step of giving free pages back.
-    Vacuum {
-        pages: u32,
-        done: oneshot::Sender<Result<localdb::VacuumStep, localdb::Error>>,
-    },
-    Stop {
-        done: oneshot::Sender<localdb::Writer>,
-    },
-}
-
-/// Requests that may wait for the writer; more wait in their callers.
-pub(crate) const QUEUE_REQUESTS_MAX: usize = 8192;
 /// Requests evaluated into one local commit.
-const BATCH_REQUESTS_MAX: usize = 1024;
+pub(crate) const BATCH_REQUESTS_MAX: usize = 1024;
 /// Bytes of keys and values in one local commit, checked after each request.
-const BATCH_BYTES_MAX: usize = 4 << 20;
+pub(crate) const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Requests evaluated before the state's lock is given to readers for a moment.
 const LOCKED_REQUESTS_MAX: usize = 64;
+/// Requests that wait while a hand-over or a stop is under way; more are refused.
+const PAUSED_REQUESTS_MAX: usize = 16_384;
 /// What an entry costs beside its keys and values.
-const ENTRY_OVERHEAD_BYTES: usize = 64;
-/// Pause before a local commit that failed is tried again.
-const COMMIT_RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-pub(crate) struct Writer {
-    pub(crate) term: Term,
-    pub(crate) member_id: u64,
-    pub(crate) db_bytes_max: u64,
-    pub(crate) store: SharedStore,
-    pub(crate) db: localdb::Writer,
-    pub(crate) readers: localdb::Readers,
-    pub(crate) publisher: Arc<Publisher>,
-    pub(crate) uploads: Arc<Uploads>,
-    pub(crate) metrics: Arc<Metrics>,
-    pub(crate) held_locally: watch::Sender<LogIndex>,
-    pub(crate) compactions: Arc<Compactions>,
-}
+pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 64;
 
 #[derive(Default)]
 struct Batch {
@@ -94,50 +59,31 @@ struct Batch {
     bytes: usize,
 }
 
-impl Writer {
-    /// Runs until told to stop or until nobody can send any more. Blocks: has a thread of its own.
-    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        self.measure();
-        let mut requests = Vec::with_capacity(BATCH_REQUESTS_MAX);
-        while let Some(first) = commands.blocking_recv() {
-            let mut next = Some(first);
-            while let Some(command) = next.take() {
-                match command {
-                    Command::Write { request, reply } => {
-                        failpoint::hit("write.accepted");
-                        requests.push((request, reply));
-                        if requests.len() < BATCH_REQUESTS_MAX {
-                            next = commands.try_recv().ok();
-                        }
-                    }
-                    other => {
-                        self.batch(&mut requests);
-                        if let Command::Stop { done } = other {
-                            // Whoever asked for the stop may be gone; then the database just closes.
-                            let _ = done.send(self.db);
-                            return;
-                        }
-                        self.maintain(other);
-                    }
+impl LogWork {
+    pub(crate) fn batch(&mut self, requests: &mut Vec<(WriteRequest, Reply)>) {
+        if requests.is_empty() {
+            return;
+        }
+        let creating = |primary: &Primary| self.node.ask_engine(|engine, _| engine.may_create(primary.term));
+        let primary = match self.leading.clone().map(|primary| (creating(&primary), primary)) {
+            Some((Creating::Yes, primary)) => primary,
+            // They wait: either this node goes on, or it steps down.
+            Some((Creating::Paused, _)) => {
+                self.node.driver.paused.store(true, Ordering::Release);
+                for (_, reply) in requests.drain(PAUSED_REQUESTS_MAX.min(requests.len())..) {
+                    let _ = reply.send(Err(Unavailable::TooManyRequests.into()));
                 }
+                return;
             }
-            self.batch(&mut requests);
-        }
-    }
-
-    fn maintain(&mut self, command: Command) {
-        match command {
-            Command::DeleteRows { rows, done } => {
-                let _ = done.send(self.db.commit(&localdb::Batch { delete: &rows, ..localdb::Batch::default() }));
+            Some((Creating::No, _)) | None => {
+                for (_, reply) in requests.drain(..) {
+                    // Nothing was done for it: whoever asked may ask the Primary.
+                    let _ = reply.send(Err(Unavailable::NotPrimary.into()));
+                }
+                return;
             }
-            Command::Vacuum { pages, done } => {
-                let _ = done.send(self.db.vacuum_step(pages));
-            }
-            Command::Write { .. } | Command::Stop { .. } => unreachable!("handled by run"),
-        }
-    }
-
-    fn batch(&mut self, requests: &mut Vec<(WriteRequest, Reply)>) {
+        };
+        self.node.driver.paused.store(false, Ordering::Release);
         let mut waiting_bytes: u64 = requests.iter().map(|(request, _)| quota::request_bytes(request)).sum();
         let mut requests = requests.drain(..).peekable();
         while requests.peek().is_some() {
@@ -147,7 +93,7 @@ impl Writer {
                 self.measure();
             }
             while batch.bytes < BATCH_BYTES_MAX && requests.peek().is_some() {
-                let mut store = self.store.write();
+                let mut store = self.node.store.write();
                 for (request, reply) in requests.by_ref().take(LOCKED_REQUESTS_MAX) {
                     if reply.is_closed() {
                         continue; // The client gave up before anything was done for it.
@@ -155,12 +101,12 @@ impl Writer {
                     let bytes = quota::request_bytes(&request);
                     waiting_bytes = waiting_bytes.saturating_sub(bytes);
                     if bytes > 0 && self.is_full(bytes) {
-                        self.raise_nospace(&mut batch, &mut store);
+                        self.raise_nospace(&primary, &mut batch, &mut store);
                     }
-                    let result = store.evaluate(self.term, unix_millis(), &request, &StoredValues(&self.readers));
+                    let result = store.evaluate(primary.term, unix_millis(), &request, &self.values());
                     let answer = match result {
                         Ok(evaluated) => {
-                            let written = self.take(&mut batch, evaluated);
+                            let written = self.take(&primary, &mut batch, evaluated);
                             let epoch = shows_stored(&written.outcome).then(|| store.epoch());
                             Ok(Answer { written, epoch })
                         }
@@ -172,79 +118,81 @@ impl Writer {
                     }
                 }
             }
-            self.finish(batch);
+            self.finish(&primary, batch);
         }
     }
 
-    fn finish(&mut self, batch: Batch) {
+    fn finish(&mut self, primary: &Primary, batch: Batch) {
         failpoint::hit("write.evaluated");
         let Batch { entries, waiting, events, .. } = batch;
         let last = entries.last().map(|(first, entry)| (entry.index, end_position(*first, entry)));
-        self.publisher.enqueue(waiting, events);
         let Some((last_index, last_position)) = last else {
+            primary.publisher.enqueue(waiting, events);
             return;
         };
-        self.uploads.push(&entries);
+        let term = primary.term;
+        let Ok(seq) = self.node.engine(|engine, now| engine.appended(now, term, last_index)) else {
+            self.drop_batch(&entries, waiting);
+            return;
+        };
+        primary.publisher.enqueue(waiting, events);
+        // To the followers while the own sync is running.
+        primary.entries_made(&entries);
         failpoint::hit("write.handed-to-uploader");
-        self.commit(&entries);
+        // A promise that was asked for before becomes durable before (R2).
+        self.locals(Some(seq));
+        failpoint::hit("write.before-local-commit");
+        if !self.commit(&entries) {
+            return;
+        }
         failpoint::hit("write.after-local-commit");
-        self.store.write().written_through(last_position);
-        self.held_locally.send_replace(last_index);
-        self.publisher.held_locally(last_index);
+        self.node.store.write().written_through(last_position);
+        self.changed();
+        self.node.local_done(seq);
     }
 
-    fn take(&self, batch: &mut Batch, evaluated: Evaluated) -> Written {
+    /// R2: this process may create no entry any more. Nothing of the batch was stored, nor seen by anybody.
+    fn drop_batch(&self, entries: &[(Position, Arc<Entry>)], waiting: Vec<Waiting>) {
+        if let Some((_, first)) = entries.first() {
+            let before = LogIndex(first.index.0 - 1);
+            let rolled_back = self.node.store.write().rollback(before);
+            if let Err(error) = rolled_back {
+                self.node.halt(error.to_string());
+            }
+            self.node.compactions.roll_back(before);
+        }
+        for w in waiting {
+            let _ = w.reply.send(Err(Unavailable::NotPrimary.into()));
+        }
+    }
+
+    fn take(&self, primary: &Primary, batch: &mut Batch, evaluated: Evaluated) -> Written {
         let Evaluated { entry, first_position, outcome, events, revision } = evaluated;
+        let made = entry.is_some();
         if let Some(entry) = entry {
             batch.bytes += entry.payload_bytes() + ENTRY_OVERHEAD_BYTES;
-            self.metrics.usage.accept(quota::entry_bytes(&entry));
+            self.node.metrics.usage.accept(quota::entry_bytes(&entry));
             if let [Mutation::Compact { revision }] = entry.mutations[..] {
-                self.compactions.push(entry.index, revision);
+                self.node.compactions.push(entry.index, revision);
             }
             if !events.is_empty() {
                 batch.events.push(PendingEvents { index: entry.index, events });
             }
             batch.entries.push((first_position, entry));
         }
-        Written { outcome, revision, term: self.term }
-    }
-
-    /// Commits to the local database; a failure is repeated until it succeeds, since the state is ahead of the
-    /// database: meanwhile no write is answered from this node's own disk, and readiness says why.
-    fn commit(&mut self, entries: &[(Position, Arc<Entry>)]) {
-        failpoint::hit("write.before-local-commit");
-        let started = Instant::now();
-        loop {
-            let batch = localdb::Batch {
-                entries,
-                visible_index: Some(self.publisher.committed()),
-                ..localdb::Batch::default()
-            };
-            match self.db.commit(&batch) {
-                Ok(()) => break self.metrics.usage.commit(),
-                Err(error) => {
-                    tracing::error!(%error, "local database: writes wait until it can be written again");
-                    self.metrics.set_local_fault(Some(error.to_string()));
-                    std::thread::sleep(COMMIT_RETRY_PAUSE);
-                    if self.uploads.is_stopped() {
-                        return; // The node is going down: nothing of this batch was promised to be here.
-                    }
-                }
-            }
-        }
-        self.metrics.local_commit(started.elapsed(), entries.len());
+        Written { outcome, revision, term: primary.term, made }
     }
 
     /// Whether the database would reach its limit with so much more.
     fn is_full(&self, bytes: u64) -> bool {
-        self.metrics.usage.bytes().saturating_add(bytes) >= self.db_bytes_max
+        self.node.metrics.usage.bytes().saturating_add(bytes) >= self.node.config.db_bytes_max
     }
 
     /// Asks the database how much of it is in use.
-    fn measure(&self) {
-        let measuring = self.metrics.usage.begin();
-        match self.readers.in_use_bytes() {
-            Ok(in_use) => self.metrics.usage.measured(measuring, in_use),
+    pub(crate) fn measure(&self) {
+        let measuring = self.node.metrics.usage.begin();
+        match self.node.readers.in_use_bytes() {
+            Ok(in_use) => self.node.metrics.usage.measured(measuring, in_use),
             // The estimate stays, which errs on the safe side.
             Err(error) => tracing::warn!(%error, "the size of the local database could not be read"),
         }
@@ -252,19 +200,20 @@ impl Writer {
 
     /// The quota rule (etcd.md 2.8): a request that would reach the limit raises the alarm, by which the state machine
     /// refuses it and all that add data until the alarm is cleared.
-    fn raise_nospace(&self, batch: &mut Batch, store: &mut Guarded) {
+    fn raise_nospace(&self, primary: &Primary, batch: &mut Batch, store: &mut Guarded) {
         if store.head_alarms().iter().any(|(_, kind)| *kind == AlarmKind::NoSpace) {
             return;
         }
         tracing::error!(
-            used = self.metrics.usage.bytes(),
-            limit = self.db_bytes_max,
+            used = self.node.metrics.usage.bytes(),
+            limit = self.node.config.db_bytes_max,
             "database space exceeded: NOSPACE alarm raised; compact, or raise limits.db_bytes_max, then disarm the alarm"
         );
-        let request = WriteRequest::Alarm { member_id: self.member_id, alarm: AlarmKind::NoSpace, active: true };
-        match store.evaluate(self.term, unix_millis(), &request, &StoredValues(&self.readers)) {
+        let member_id = self.node.identity.member_id();
+        let request = WriteRequest::Alarm { member_id, alarm: AlarmKind::NoSpace, active: true };
+        match store.evaluate(primary.term, unix_millis(), &request, &self.values()) {
             Ok(evaluated) => {
-                self.take(batch, evaluated);
+                self.take(primary, batch, evaluated);
             }
             Err(error) => tracing::error!(%error, "the NOSPACE alarm could not be raised"),
         }
@@ -273,16 +222,4 @@ impl Writer {
 
 fn end_position(first: Position, entry: &Entry) -> Position {
     Position(first.0 + entry.mutations.len() as u64 - 1)
-}
-
-/// Sends a request to the writer and waits for its answer.
-pub(crate) async fn submit(commands: &mpsc::Sender<Command>, request: WriteRequest) -> Result<Answer, NodeError> {
-    let (reply, answer) = oneshot::channel();
-    commands.send(Command::Write { request, reply }).await.map_err(|_| NodeError::from(Unavailable::Stopped))?;
-    answer.await.map_err(|_| NodeError::from(Unavailable::Stopped))?
-}
-
-/// The index of the newest entry, for those that have to wait for it.
-pub(crate) fn head(store: &SharedStore) -> LogIndex {
-    store.read().last_index()
 }

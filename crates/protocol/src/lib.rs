@@ -1,16 +1,43 @@
 //! The safety rules of the replication protocol (R1 to R12) as plain functions of state and event.
 //!
-//! What is here: what a cluster of one needs of them, namely the quorum arithmetic ([`quorum`]), when an
-//! entry is committed ([`commit`], R5), how a local log and the object log are reconciled
-//! ([`reconcile`], R7), and when a Primary may answer a linearizable read ([`read`], R9).
-//! Elections between several nodes, receipts of replicas and changes of the voter set under load
-//! come with the cluster.
+//! [`engine::Engine`] is one process's whole behaviour: it takes [`event::Event`]s and gives
+//! [`command::Command`]s. Its parts are one file each, named after what the rules call them.
 //!
-//! Not here: sockets, files, clocks, randomness, threads. Time comes in as an argument.
+//! Not here: sockets, files, clocks, randomness, threads, entries' bytes. Time and a seed come in as arguments.
 //!
-//! Start reading at [`commit::CommitTracker`].
+//! Start reading at [`engine::Engine`].
 
+#![deny(clippy::disallowed_methods, clippy::iter_over_hash_type)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::unreachable))]
+
+mod change;
+pub mod command;
 pub mod commit;
+pub mod config;
+mod election;
+pub mod engine;
+pub mod event;
+mod follower;
+mod hand_over;
+mod health;
+mod local_log;
+mod lock;
+pub mod manifest;
+pub mod message;
+#[cfg(feature = "mutants")]
+pub mod mutant;
+#[cfg(not(feature = "mutants"))]
+mod mutant;
+mod mutant_support;
+mod primary;
+mod promise;
 pub mod quorum;
+mod random;
 pub mod read;
+mod reads;
 pub mod reconcile;
+pub mod status;
+mod streams;
+mod take_over;
+mod voter_plan;
+mod watch_floor;

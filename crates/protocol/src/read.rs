@@ -2,6 +2,30 @@
 
 use crate::quorum::{QuorumRule, Voter};
 
+/// The number of a waiting read: they rise with arrival, so that one number stands for all that came before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReadId(pub u64);
+
+/// How a linearizable read is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadStart {
+    /// At once: the state is read, then [`Engine::read_end`](crate::engine::Engine::read_end) says whether it counts.
+    Now(ReadTicket),
+    /// Once `ReadsReady` or `ReadsFailed` names this or a later read.
+    Wait(ReadId),
+    /// There is no Primary that this node knows, or it is not ready: wait for one, or fail.
+    NoPrimary,
+}
+
+/// Proof that a read was let in at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadTicket {
+    /// This node is the whole commit quorum, in this term.
+    Own(netsy_api::ids::Term),
+    /// Under the lease of this term.
+    Lease(netsy_api::ids::Term),
+}
+
 /// What a Primary must have before it answers a read that arrived at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadProof {

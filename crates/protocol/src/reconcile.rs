@@ -4,7 +4,7 @@ use netsy_api::ids::{LogIndex, Term};
 use thiserror::Error;
 
 /// A stretch of a log whose entries are all of one term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Run {
     /// The term.
     pub term: Term,
@@ -79,6 +79,30 @@ impl Runs {
         }
         let at = self.0.partition_point(|run| run.last_index < index);
         self.0.get(at).map(|run| run.term)
+    }
+
+    /// The last index of the run that the entry at `index` belongs to; `None` past the end.
+    pub fn run_end_at(&self, index: LogIndex) -> Option<LogIndex> {
+        let at = self.0.partition_point(|run| run.last_index < index);
+        self.0.get(at).map(|run| run.last_index)
+    }
+
+    /// The runs of the entries after `after`.
+    pub fn after(&self, after: LogIndex) -> &[Run] {
+        let at = self.0.partition_point(|run| run.last_index <= after);
+        self.0.get(at..).unwrap_or_default()
+    }
+
+    /// The runs of the entries from after `after` to `through`, cut there.
+    pub fn between(&self, after: LogIndex, through: LogIndex) -> Vec<Run> {
+        let mut runs: Vec<Run> = vec![];
+        for run in self.after(after) {
+            let last_index = run.last_index.min(through);
+            if runs.last().map_or(after, |r| r.last_index) < last_index {
+                runs.push(Run { term: run.term, last_index });
+            }
+        }
+        runs
     }
 
     /// Forgets what is after `last_index`.

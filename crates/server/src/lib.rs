@@ -11,9 +11,11 @@ pub(crate) mod etcd;
 pub mod grpc;
 pub(crate) mod metrics;
 mod server;
+mod tls;
 pub(crate) mod transport;
 pub(crate) mod watch;
 pub(crate) mod web;
 
 pub use server::{Server, ServerConfig, ServerError};
-pub use transport::listener::{Acceptor, Plain};
+pub use tls::Mutual;
+pub use transport::listener::{Accepted, Acceptor, Plain};

@@ -1,6 +1,6 @@
 //! The server as the program starts it: ports, limits, a graceful end.
 
-use crate::etcd::Service;
+use crate::etcd::{FromPeers, Service};
 use crate::grpc::call::CallLimits;
 use crate::metrics::Metrics;
 use crate::transport::connection::ConnectionLimits;
@@ -112,6 +112,7 @@ impl Server {
             request_bytes_max: config.request_bytes_max,
             drain: draining.clone(),
         });
+        service.node.set_forwarded(Arc::new(FromPeers { service: service.clone() }));
         let client_addr = client_listener.addr;
         let health_addr = health_listener.as_ref().map(|listener| listener.addr);
         let mut tasks = Vec::new();

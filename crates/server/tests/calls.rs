@@ -269,7 +269,7 @@ async fn maintenance() {
     let server = start().await;
     let (mut maintenance, mut kv) = (server.maintenance().await, server.kv().await);
     kv.put(put("a", "1")).await.unwrap();
-    let member = server.node.identity().member_id;
+    let member = server.node.identity().member_id();
     let status = maintenance.status(StatusRequest {}).await.unwrap().into_inner();
     assert_full(status.header, &server.node, 2);
     assert_eq!((&status.version[..], &status.storage_version[..]), ("3.6.14", "3.6.0"));
@@ -325,7 +325,7 @@ async fn members_and_health() {
     assert_full(list.header, &server.node, 0);
     assert_eq!(list.members.len(), 1);
     assert_eq!(list.members[0].client_ur_ls, ["http://127.0.0.1:2379"]);
-    assert_eq!(list.members[0].id, server.node.identity().member_id);
+    assert_eq!(list.members[0].id, server.node.identity().member_id());
     assert_eq!(status_of(cluster.member_add(MemberAddRequest::default()).await).0, Code::Unimplemented);
     let mut health = HealthClient::new(server.channel().await);
     let ask = |service: &str| HealthCheckRequest { service: service.into() };

@@ -95,7 +95,6 @@ async fn services_of_later_issues_are_unimplemented() {
         "/v3lockpb.Lock/Lock",
         "/v3electionpb.Election/Campaign",
         "/etcdserverpb.Cluster/MemberAdd",
-        "/etcdserverpb.Maintenance/MoveLeader",
     ] {
         let status = raw_grpc::unary(&client, path, Bytes::new()).await.expect_err(path);
         assert_eq!(status.code(), Code::Unimplemented, "{path}: {status:?}");

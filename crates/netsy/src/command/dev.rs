@@ -58,7 +58,14 @@ pub fn run(args: DevArgs) -> anyhow::Result<()> {
     cluster.read_lease = std::time::Duration::ZERO;
     cluster.storage.extra_latency = run_node::store_latency_from_environment()?;
     let node_id = NodeId::new("dev-1").map_err(|e| anyhow!("{e}"))?;
-    let listen = Listen { client: args.listen_client, health: args.listen_health, advertise_client: None };
+    let listen = Listen {
+        client: args.listen_client,
+        health: args.listen_health,
+        advertise_client: None,
+        tls: None,
+        peer: None,
+        advertise_peer: None,
+    };
     let shown = args.data_dir.clone();
     run_node::run(cluster, node_id, data_dir.join("node"), listen, move |started| print_welcome(started, &shown))
 }

@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub mod certs;
 pub mod config;
 #[cfg(feature = "crashfs")]
 pub mod crashfs;
@@ -7,3 +8,4 @@ pub mod dev;
 pub mod inspect;
 mod run_node;
 pub mod server;
+pub mod tls;

@@ -3,11 +3,13 @@
 use crate::config::ClusterConfig;
 use anyhow::{Context, anyhow, bail};
 use netsy_api::ids::NodeId;
-use netsy_node::{Ended, Node, NodeConfig};
+use netsy_node::{Ended, Node, NodeConfig, PeerListen};
 use netsy_objects::{Buckets, StorageConfig};
-use netsy_server::{Server, ServerConfig};
+use netsy_peer::tls::{RELOAD_INTERVAL, TlsStore};
+use netsy_server::{Mutual, Server, ServerConfig};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -20,6 +22,35 @@ pub struct Listen {
     pub health: Option<SocketAddr>,
     /// `None`: made from the address it listens on.
     pub advertise_client: Option<String>,
+    /// For clients and other nodes; `None`: no TLS, loopback only.
+    pub tls: Option<Arc<TlsStore>>,
+    /// Where other nodes connect; `None`: the node is alone.
+    pub peer: Option<SocketAddr>,
+    /// `None`: made from the address it listens on.
+    pub advertise_peer: Option<String>,
+}
+
+impl Listen {
+    /// The URL of an address that is listened on. One that stands for all of the machine's addresses is told by
+    /// the machine's name.
+    fn url(&self, addr: SocketAddr) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        if !addr.ip().is_unspecified() {
+            return format!("{scheme}://{addr}");
+        }
+        let system = rustix::system::uname();
+        format!("{scheme}://{}:{}", system.nodename().to_string_lossy(), addr.port())
+    }
+}
+
+/// The host in a URL.
+fn host_of(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map(|(host, _)| host),
+        None => Some(authority.rsplit_once(':').map_or(authority, |(host, _)| host)),
+    }
 }
 
 /// What a running node can say of itself.
@@ -74,31 +105,62 @@ pub fn run(
     node_id: NodeId,
     data_dir: PathBuf,
     listen: Listen,
-    announce: impl FnOnce(&Started),
+    announce: impl FnMut(&Started),
 ) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
-    let result = runtime.block_on(serve(cluster, node_id, data_dir, listen, announce));
+    let mut announce = announce;
+    let result = runtime.block_on(async {
+        if let Some(tls) = &listen.tls {
+            tokio::spawn(tls.clone().watch(RELOAD_INTERVAL));
+        }
+        while let Next::Again = serve(&cluster, &node_id, &data_dir, &listen, &mut announce).await? {}
+        Ok(())
+    });
     // Threads that still read from a store that hangs must not hold up the end.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
 async fn serve(
-    cluster: ClusterConfig,
-    node_id: NodeId,
-    data_dir: PathBuf,
-    listen: Listen,
-    announce: impl FnOnce(&Started),
-) -> anyhow::Result<()> {
+    cluster: &ClusterConfig,
+    node_id: &NodeId,
+    data_dir: &Path,
+    listen: &Listen,
+    announce: &mut impl FnMut(&Started),
+) -> anyhow::Result<Next> {
     // Before anything slow, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let (buckets, sqlite_vfs) = open_storage(&cluster.storage, &data_dir).await?;
-    let advertise = listen.advertise_client.clone().unwrap_or_else(|| format!("http://{}", listen.client));
-    let config = NodeConfig { sqlite_vfs, ..node_config(&cluster, node_id, data_dir, advertise)? };
-    let starting = Node::start(config, buckets);
+    let (buckets, sqlite_vfs) = open_storage(&cluster.storage, data_dir).await?;
+    let peers = match listen.peer {
+        Some(addr) => {
+            let listener = tokio::net::TcpListener::bind(addr).await;
+            Some(listener.with_context(|| format!("cannot listen for other nodes on {addr}"))?)
+        }
+        None => None,
+    };
+    let advertise = Advertised {
+        client: listen.advertise_client.clone().unwrap_or_else(|| listen.url(listen.client)),
+        peer: match (&listen.advertise_peer, &peers) {
+            (Some(url), _) => vec![url.clone()],
+            (None, Some(listener)) => vec![listen.url(listener.local_addr().context("the peer port")?)],
+            (None, None) => vec![],
+        },
+    };
+    if let Some(tls) = &listen.tls
+        && let Some(host) = host_of(&advertise.client)
+        && !tls.covers(host)
+    {
+        tracing::warn!(
+            host,
+            url = advertise.client,
+            "the server certificate is not for this host: clients will refuse it"
+        );
+    }
+    let config = NodeConfig { sqlite_vfs, ..node_config(cluster, node_id.clone(), data_dir.to_path_buf(), advertise)? };
+    let peers = peers.map(|listener| PeerListen { listener, tls: listen.tls.as_ref().map(|tls| tls.peers()) });
     let node = tokio::select! {
-        node = starting => node?,
+        node = Node::start(config, buckets, peers) => node?,
         _ = terminate.recv() => bail!("stopped by SIGTERM before it served"),
         _ = interrupt.recv() => bail!("stopped before it served"),
     };
@@ -108,7 +170,14 @@ async fn serve(
         drain_timeout: cluster.drain_timeout,
         ..ServerConfig::default()
     };
-    let server = match Server::start(limits, node.clone(), listen.client, listen.health).await {
+    let started = match &listen.tls {
+        None => Server::start(limits, node.clone(), listen.client, listen.health).await,
+        Some(tls) => {
+            let acceptor = Mutual::new(tls.clients());
+            Server::start_with(limits, node.clone(), listen.client, listen.health, acceptor).await
+        }
+    };
+    let server = match started {
         Ok(server) => server,
         Err(error) => {
             if let Err(problem) = node.stop().await {
@@ -117,46 +186,87 @@ async fn serve(
             return Err(error.into());
         }
     };
-    let started = Started { client: server.client_addr(), survives: node.survives() };
-    tracing::info!("durability: {}", started.survives);
-    announce(&started);
-    tracing::info!(client = %started.client, revision = node.revision().0, "ready to serve client requests");
-    let ended = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        ended = node.ended() => Some(ended),
+    let client = server.client_addr();
+    let mut announce = Some(announce);
+    let ended = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            ended = node.ended() => break Some(ended),
+            served = node.serving(), if announce.is_some() => {
+                let Some(announce) = announce.take().filter(|_| served.is_ok()) else { continue };
+                let started = Started { client, survives: node.survives().unwrap_or_default() };
+                tracing::info!("durability: {}", started.survives);
+                announce(&started);
+                tracing::info!(client = %client, revision = node.revision().0, "ready to serve client requests");
+            }
+        }
     };
     match ended {
         None => {
-            tracing::info!("stopping: requests under way are finished, then everything is brought to object storage");
+            if node.has_company() {
+                tracing::info!("stopping: other nodes take over, then requests under way are finished");
+                let drained = node.drain().await;
+                server.stop().await;
+                node.finish().await;
+                drained.map_err(|e| anyhow!("the stop was not complete: {e}"))?;
+                tracing::info!("stopped: the other nodes go on");
+            } else {
+                tracing::info!(
+                    "stopping: requests under way are finished, then everything is brought to object storage"
+                );
+                server.stop().await;
+                node.stop().await.map_err(|e| anyhow!("the stop was not complete: {e}"))?;
+                tracing::info!("stopped: object storage has everything");
+            }
+            Ok(Next::End)
+        }
+        Some(Ended::Stopped) => Ok(Next::End),
+        Some(Ended::Rebuild(why)) => {
+            tracing::error!(%why, "the local database is set aside and the node starts anew");
             server.stop().await;
-            node.stop().await.map_err(|e| anyhow!("the stop was not complete: {e}"))?;
-            tracing::info!("stopped: object storage has everything");
-            Ok(())
+            node.finish().await;
+            let aside = data_dir.join(format!("set-aside-term-{}", node.term()));
+            netsy_localdb::LocalDb::set_aside(data_dir, &aside)?;
+            Ok(Next::Again)
         }
-        Some(Ended::Stopped) => Ok(()),
         // Clients are to go elsewhere at once; what was promised is in the bucket or on disk.
-        Some(Ended::Deposed(by)) => {
-            bail!("another process took over this cluster: {by}; start this node again once it is gone")
-        }
         Some(Ended::Failed(why)) => bail!("the node cannot go on: {why}"),
     }
+}
+
+/// What follows a node's end.
+enum Next {
+    End,
+    Again,
+}
+
+/// Under which URLs a node is reached.
+struct Advertised {
+    client: String,
+    peer: Vec<String>,
 }
 
 fn node_config(
     cluster: &ClusterConfig,
     node_id: NodeId,
     data_dir: PathBuf,
-    advertise_client: String,
+    advertise: Advertised,
 ) -> anyhow::Result<NodeConfig> {
     Ok(NodeConfig {
         cluster_id: cluster.cluster_id.clone(),
         node_id,
         data_dir,
-        advertise_client: vec![advertise_client],
-        advertise_peer: vec![],
+        advertise_client: vec![advertise.client],
+        advertise_peer: advertise.peer,
         quorum: cluster.quorum,
         copies_min: cluster.copies_min,
+        quorum_timeout: cluster.keys.quorum_timeout,
+        voters_max: cluster.keys.voters_max,
+        heartbeat_interval: cluster.keys.heartbeat_interval,
+        degradation_count: cluster.keys.degradation_count,
+        deregistration_timeout: cluster.keys.deregistration_timeout,
+        leader_timeout: cluster.keys.leader_timeout,
         read_lease: cluster.read_lease,
         chunk_bytes: cluster.chunk_bytes,
         chunk_age: cluster.chunk_age,
@@ -174,4 +284,37 @@ fn node_config(
         value_cache_bytes_max: VALUE_CACHE_BYTES_MAX,
         sqlite_vfs: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_found_in_urls() {
+        for (url, host) in [
+            ("https://n1:2379", Some("n1")),
+            ("https://n1", Some("n1")),
+            ("https://10.0.0.1:2379/", Some("10.0.0.1")),
+            ("https://[::1]:2379", Some("::1")),
+            ("n1:2379", None),
+        ] {
+            assert_eq!(host_of(url), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_address_for_all_is_told_by_the_machines_name() {
+        let listen = Listen {
+            client: SocketAddr::from(([127, 0, 0, 1], 1)),
+            health: None,
+            advertise_client: None,
+            tls: None,
+            peer: None,
+            advertise_peer: None,
+        };
+        assert_eq!(listen.url(listen.client), "http://127.0.0.1:1");
+        let all = listen.url(SocketAddr::from(([0, 0, 0, 0], 2379)));
+        assert!(all.ends_with(":2379") && !all.contains("0.0.0.0"), "{all}");
+    }
 }

@@ -1,9 +1,10 @@
 //! `netsy server`: a node of a cluster.
 
 use super::run_node::{self, Listen};
+use super::tls::TlsArgs;
 use crate::config;
 use crate::logs::{self, LogArgs};
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use clap::Args;
 use netsy_api::ids::NodeId;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -26,9 +27,17 @@ pub struct ServerArgs {
     /// The URL under which clients reach this node; by default made from the address it is bound to.
     #[arg(long, env = "NETSY_ADVERTISE_CLIENT", value_name = "URL")]
     advertise_client: Option<String>,
+    /// Where other nodes connect.
+    #[arg(long, env = "NETSY_BIND_PEER", default_value = ":2380", value_name = "HOST:PORT")]
+    bind_peer: String,
+    /// The URL under which other nodes reach this one; by default made from the address it is bound to.
+    #[arg(long, env = "NETSY_ADVERTISE_PEER", value_name = "URL")]
+    advertise_peer: Option<String>,
     /// Where health and metrics are served.
     #[arg(long, env = "NETSY_BIND_HEALTH", default_value = ":8080", value_name = "HOST:PORT")]
     bind_health: String,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Serve without TLS; every address must then be a loopback one.
     #[arg(long)]
     insecure_loopback_only: bool,
@@ -65,12 +74,9 @@ pub fn run(args: ServerArgs) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    if !args.insecure_loopback_only {
-        bail!(
-            "netsy server does not speak TLS yet and refuses to serve without it: \
-             for a node that only this machine can reach, say --insecure-loopback-only"
-        );
-    }
+    let node_id = NodeId::new(args.node_id.as_str()).map_err(|e| anyhow!("--node-id: {e}"))?;
+    let insecure = args.insecure_loopback_only;
+    let tls = args.tls.load(insecure, &cluster.cluster_id, &node_id)?;
     if let Some(copies_min) = args.copies_min {
         ensure!(copies_min >= 1, "--copies-min {copies_min}: must be at least 1");
         cluster.copies_min = copies_min;
@@ -82,10 +88,17 @@ pub fn run(args: ServerArgs) -> anyhow::Result<()> {
         );
         cluster.quorum = quorum;
     }
-    let client = address("--bind-client", &args.bind_client, true)?;
-    let health = address("--bind-health", &args.bind_health, true)?;
-    let node_id = NodeId::new(args.node_id.as_str()).map_err(|e| anyhow!("--node-id: {e}"))?;
+    let client = address("--bind-client", &args.bind_client, insecure)?;
+    let peer = address("--bind-peer", &args.bind_peer, insecure)?;
+    let health = address("--bind-health", &args.bind_health, insecure)?;
     cluster.storage.extra_latency = run_node::store_latency_from_environment()?;
-    let listen = Listen { client, health: Some(health), advertise_client: args.advertise_client };
+    let listen = Listen {
+        client,
+        health: Some(health),
+        advertise_client: args.advertise_client,
+        tls,
+        peer: Some(peer),
+        advertise_peer: args.advertise_peer,
+    };
     run_node::run(cluster, node_id, args.data_dir, listen, |_| {})
 }

@@ -31,6 +31,18 @@ pub struct ClusterConfig {
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
     pub db_bytes_max: u64,
+    pub keys: ClusterKeys,
+}
+
+/// Settings that matter with more than one node.
+#[derive(Clone, Debug)]
+pub struct ClusterKeys {
+    pub heartbeat_interval: Duration,
+    pub degradation_count: u32,
+    pub deregistration_timeout: Duration,
+    pub leader_timeout: Duration,
+    pub quorum_timeout: Duration,
+    pub voters_max: usize,
 }
 
 /// A cluster file that was read: its settings, where each came from, and what deserves a warning.
@@ -86,9 +98,10 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
     }
     let storage = read_storage(&mut r, &mut warnings);
     let is_file = storage.provider == Provider::File;
+    let quorum = r.number("replication.quorum", -1, -1, 100) as i32;
     let config = ClusterConfig {
         cluster_id,
-        quorum: r.number("replication.quorum", -1, -1, 100) as i32,
+        quorum,
         copies_min: r.number("replication.copies_min", 2, 1, 100) as usize,
         chunk_bytes: (r.number("replication.chunk_buffer.threshold_size_mb", 4, 1, 64) as usize) << 20,
         chunk_age: read_chunk_age(&mut r),
@@ -104,9 +117,9 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
         request_bytes_max: r.bytes("limits.request_bytes_max", 1_572_864) as usize,
         txn_ops_max: r.number("limits.txn_ops_max", 128, 1, 1_000_000) as usize,
         db_bytes_max: r.bytes("limits.db_bytes_max", 8 << 30),
+        keys: read_cluster_keys(&mut r, quorum),
         storage,
     };
-    check_cluster_keys(&mut r, config.quorum);
     if config.watch_progress_interval < Duration::from_millis(100) {
         r.refuse("watch_progress_interval", "must be at least \"100ms\"");
     }
@@ -126,21 +139,25 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
     Ok(Loaded { config, effective, warnings })
 }
 
-/// Keys that only matter with more than one node, which this version does not run: read and checked, so that a file
-/// is valid for later ones or is not.
-fn check_cluster_keys(r: &mut Reader<'_>, quorum: i32) {
-    let heartbeat = r.duration("heartbeat_interval", Duration::from_millis(500));
-    if heartbeat < Duration::from_millis(10) {
+/// Keys that matter with more than one node.
+fn read_cluster_keys(r: &mut Reader<'_>, quorum: i32) -> ClusterKeys {
+    let heartbeat_interval = r.duration("heartbeat_interval", Duration::from_millis(500));
+    if heartbeat_interval < Duration::from_millis(10) {
         r.refuse("heartbeat_interval", "must be at least \"10ms\"");
     }
-    r.number("elector.degradation_count", 2, 1, 1000);
-    r.duration("elector.deregistration_timeout", Duration::from_secs(180));
-    r.duration("elector.leader_timeout", Duration::from_secs(10));
-    r.duration("replication.quorum_timeout", Duration::from_millis(500));
-    let voters_max = r.number("replication.voters_max", 5, 1, 101);
-    if quorum > 0 && i64::from(quorum) >= voters_max {
+    let keys = ClusterKeys {
+        heartbeat_interval,
+        degradation_count: r.number("elector.degradation_count", 2, 1, 1000) as u32,
+        deregistration_timeout: r.duration("elector.deregistration_timeout", Duration::from_secs(180)),
+        leader_timeout: r.duration("elector.leader_timeout", Duration::from_secs(10)),
+        quorum_timeout: r.duration("replication.quorum_timeout", Duration::from_millis(500)),
+        voters_max: r.number("replication.voters_max", 5, 1, 101) as usize,
+    };
+    if quorum > 0 && quorum as usize >= keys.voters_max {
+        let voters_max = keys.voters_max;
         r.refuse("replication.voters_max", format!("{voters_max} must exceed replication.quorum, {quorum}"));
     }
+    keys
 }
 
 fn read_chunk_age(r: &mut Reader<'_>) -> Duration {

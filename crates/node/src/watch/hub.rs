@@ -102,6 +102,12 @@ impl WatchHub {
         wakers.into_iter().for_each(Waker::wake);
     }
 
+    /// No watch begins below `floor` any more: what it would need may be compacted at any time.
+    pub fn refuse_below(&self, floor: Revision) {
+        let mut state = self.0.0.state.lock();
+        state.floor = state.floor.max(floor);
+    }
+
     /// Opens a client's stream; `require_leader`: it ends when there is no leader.
     pub fn open(&self, require_leader: bool) -> WatchStream {
         let shared = &self.0.0;
@@ -164,6 +170,7 @@ impl Shared {
         let compacted = self.history.compact_revision();
         let now = Instant::now();
         let mut state = self.state.lock();
+        let compacted = compacted.max(state.floor);
         let replay = state.create(slot, &new, visible, compacted, now);
         let waker = state.stream(slot).and_then(|s| s.queue.append().waker());
         drop(state);

@@ -105,6 +105,8 @@ pub(super) struct Stream {
 /// Everything behind the hub's lock.
 pub(super) struct State {
     pub(super) published: Revision,
+    /// No watch begins below this.
+    pub(super) floor: Revision,
     pub(super) recent: Recent,
     pub(super) watchers: Vec<Option<Watcher>>,
     free_watchers: Vec<u32>,
@@ -130,6 +132,7 @@ impl State {
     pub(super) fn new(published: Revision, options: &WatchOptions) -> Self {
         Self {
             published,
+            floor: Revision(-1),
             recent: Recent::new(options.recent_bytes_max, options.recent_revisions_max),
             watchers: Vec::new(),
             free_watchers: Vec::new(),

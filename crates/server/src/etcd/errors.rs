@@ -23,6 +23,7 @@ pub(crate) fn status(error: NodeError) -> Status {
         NodeError::Unavailable(Unavailable::TooManyRequests) => {
             Status::new(Code::Unknown, "etcdserver: too many requests")
         }
+        NodeError::Unavailable(Unavailable::NotPrimary) => super::forward::not_primary(),
         NodeError::Unavailable(reason) => Status::new(Code::Unavailable, reason.to_string()),
         NodeError::Storage(_) => Status::new(Code::Internal, error.to_string()),
     }

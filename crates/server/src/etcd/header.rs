@@ -10,7 +10,7 @@ impl Service {
         let identity = self.node.identity();
         ResponseHeader {
             cluster_id: identity.cluster_id,
-            member_id: identity.member_id,
+            member_id: identity.member_id(),
             revision: revision.0,
             raft_term: term.0,
         }

@@ -6,13 +6,14 @@ use super::kv::write;
 use super::versions;
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::Body;
-use crate::grpc::status::Status;
+use crate::grpc::status::{Code, Status};
 use netsy_api::etcdserverpb::alarm_request::AlarmAction;
 use netsy_api::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, StatusRequest, StatusResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, StatusRequest,
+    StatusResponse,
 };
-use netsy_api::ids::Revision;
+use netsy_api::ids::{NodeId, Revision};
 use netsy_api::log::AlarmKind;
 use netsy_mvcc::{Outcome, WriteRequest};
 
@@ -35,7 +36,7 @@ pub(super) async fn node_status(service: &Service, _: UnaryContext, _: StatusReq
         raft_applied_index: status.applied_index.0 + status.term.0,
         errors,
         db_size_in_use: status.db_size_in_use as i64,
-        is_learner: false,
+        is_learner: service.node.is_learner(),
         storage_version: versions::STORAGE.to_owned(),
         db_size_quota: status.db_quota as i64,
         // Never absent in etcd.
@@ -66,6 +67,29 @@ pub(super) async fn alarm(service: &Service, cx: UnaryContext, request: AlarmReq
         header: Some(service.header()),
         alarms: changed.into_iter().map(|(member_id, kind)| AlarmMember { member_id, alarm: kind as i32 }).collect(),
     }))
+}
+
+/// MoveLeader: a planned hand-over. Only the Primary does it, as in etcd; its answer has no header.
+pub(super) async fn move_leader(
+    service: &Service,
+    cx: UnaryContext,
+    request: MoveLeaderRequest,
+) -> Result<Body, Status> {
+    let node = &service.node;
+    if !node.is_primary() {
+        return Err(Status::new(Code::FailedPrecondition, "etcdserver: not leader"));
+    }
+    if request.target_id != node.identity().member_id() {
+        let target = node.member(request.target_id).await.filter(|member| !member.learner);
+        let name = target.and_then(|member| NodeId::new(member.name).ok());
+        let Some(name) = name else {
+            return Err(Status::new(Code::FailedPrecondition, "etcdserver: bad leader transferee"));
+        };
+        let late = || Status::new(Code::Unknown, "etcdserver: request timed out, leader transfer took too long");
+        let moved = until(cx.deadline, late, node.move_primary(Some(name))).await?;
+        moved.map_err(|why| Status::new(Code::Unavailable, format!("netsy: the Primary stays: {why}")))?;
+    }
+    Ok(Body::of(&MoveLeaderResponse { header: None }))
 }
 
 /// Defragment. Has no header in etcd; never stops other calls here.

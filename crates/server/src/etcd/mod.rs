@@ -5,6 +5,7 @@ mod admit;
 mod cluster;
 mod encode;
 mod errors;
+mod forward;
 mod header;
 mod health;
 mod keep_alive;
@@ -17,6 +18,7 @@ mod router;
 pub(crate) mod versions;
 
 pub(crate) use errors::{no_leader, timed_out};
+pub(crate) use forward::FromPeers;
 pub(crate) use maintenance::alarm_name;
 
 use crate::grpc::call::CallLimits;

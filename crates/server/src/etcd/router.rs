@@ -1,7 +1,7 @@
 //! Which handler a request goes to.
 
-use super::{Service, cluster, health, keep_alive, kv, lease, maintenance, range_stream};
-use crate::grpc::call::{streaming, unary};
+use super::{Service, cluster, forward, health, keep_alive, kv, lease, maintenance, range_stream};
+use crate::grpc::call::{streaming, unary, unary_of};
 use crate::grpc::reply::Responder;
 use crate::grpc::rpc::Rpc;
 use crate::grpc::status::Status;
@@ -24,19 +24,22 @@ impl Routes for Service {
         let site = self.clone();
         match rpc {
             Rpc::Range => Work::Here(unary(site, incoming, rpc, kv::range).boxed()),
-            Rpc::Put => Work::Queued(unary(site, incoming, rpc, kv::put).boxed()),
-            Rpc::Txn => Work::Queued(unary(site, incoming, rpc, kv::txn).boxed()),
-            Rpc::DeleteRange => Work::Queued(unary(site, incoming, rpc, kv::delete_range).boxed()),
-            Rpc::Compact => Work::Queued(unary(site, incoming, rpc, kv::compact).boxed()),
+            Rpc::Put
+            | Rpc::Txn
+            | Rpc::DeleteRange
+            | Rpc::Compact
+            | Rpc::LeaseGrant
+            | Rpc::LeaseRevoke
+            | Rpc::LeaseTimeToLive
+            | Rpc::Alarm => {
+                let decide = async move |service: &Service, cx, body| forward::decide(service, cx, rpc, body).await;
+                Work::Queued(unary_of(site, incoming, rpc, Ok, decide).boxed())
+            }
             Rpc::RangeStream => Work::Queued(streaming(site, incoming, rpc, range_stream::range_stream).boxed()),
             Rpc::Watch => Work::Queued(streaming(site, incoming, rpc, crate::watch::watch).boxed()),
-            Rpc::LeaseGrant => Work::Queued(unary(site, incoming, rpc, lease::grant).boxed()),
-            Rpc::LeaseRevoke => Work::Queued(unary(site, incoming, rpc, lease::revoke).boxed()),
-            Rpc::LeaseTimeToLive => Work::Here(unary(site, incoming, rpc, lease::time_to_live).boxed()),
             Rpc::LeaseLeases => Work::Here(unary(site, incoming, rpc, lease::leases).boxed()),
             Rpc::LeaseKeepAlive => Work::Queued(streaming(site, incoming, rpc, keep_alive::keep_alive).boxed()),
             Rpc::MemberList => Work::Here(unary(site, incoming, rpc, cluster::member_list).boxed()),
-            Rpc::Alarm => Work::Queued(unary(site, incoming, rpc, maintenance::alarm).boxed()),
             Rpc::Status => Work::Here(unary(site, incoming, rpc, maintenance::node_status).boxed()),
             Rpc::Defragment => Work::Queued(unary(site, incoming, rpc, maintenance::defragment).boxed()),
             Rpc::Hash => Work::Queued(unary(site, incoming, rpc, maintenance::hash).boxed()),
@@ -48,8 +51,8 @@ impl Routes for Service {
             | Rpc::MemberUpdate
             | Rpc::MemberPromote
             | Rpc::Snapshot
-            | Rpc::MoveLeader
             | Rpc::Downgrade => refuse(incoming),
+            Rpc::MoveLeader => Work::Queued(unary(site, incoming, rpc, maintenance::move_leader).boxed()),
         }
     }
 

@@ -9,6 +9,7 @@ use super::streaming::{CallContext, RequestStream, ResponseSink, decode};
 use crate::metrics::Metrics;
 use crate::transport::Incoming;
 use crate::transport::shared::{ConnShared, Counted};
+use bytes::Bytes;
 use futures::FutureExt;
 use http::HeaderMap;
 use pin_project_lite::pin_project;
@@ -32,11 +33,14 @@ pub(crate) struct CallLimits {
 }
 
 /// What a handler of a unary call knows beside the request.
+#[derive(Clone)]
 pub(crate) struct UnaryContext {
     /// When the caller stops waiting, or the server does.
     pub(crate) deadline: Instant,
     /// Length of the encoded request.
     pub(crate) request_bytes: usize,
+    /// Whether the caller rather fails than waits for a leader.
+    pub(crate) require_leader: bool,
     /// The connection it came over.
     pub(crate) shared: Arc<ConnShared>,
 }
@@ -63,6 +67,17 @@ pub(crate) fn unary<S: CallSite, Req: Message + Default>(
     rpc: Rpc,
     handle: impl AsyncFnOnce(&S, UnaryContext, Req) -> Result<Body, Status>,
 ) -> impl Future<Output = ()> {
+    unary_of(site, incoming, rpc, decode::<Req>, handle)
+}
+
+/// The same for a request that `read` makes of the message.
+pub(crate) fn unary_of<S: CallSite, Req>(
+    site: Arc<S>,
+    incoming: Incoming,
+    rpc: Rpc,
+    read: fn(Bytes) -> Result<Req, Status>,
+    handle: impl AsyncFnOnce(&S, UnaryContext, Req) -> Result<Body, Status>,
+) -> impl Future<Output = ()> {
     let started = Instant::now();
     site.metrics().started(rpc);
     let Incoming { head, body, send, shared } = incoming;
@@ -76,11 +91,16 @@ pub(crate) fn unary<S: CallSite, Req: Message + Default>(
             let bytes = reader.next().await?.ok_or_else(no_message)?;
             site.metrics().received(rpc);
             let request_bytes = bytes.len();
-            let request = decode(bytes)?;
+            let request = read(bytes)?;
             site.admit(rpc.flow(), &headers)?;
             let limit = site.limits().request_timeout;
             let timeout = timeout_of(&headers).map_or(limit, |asked| asked.min(limit));
-            let context = UnaryContext { deadline: started + timeout, request_bytes, shared: shared.clone() };
+            let context = UnaryContext {
+                deadline: started + timeout,
+                request_bytes,
+                require_leader: requires_leader(&headers),
+                shared: shared.clone(),
+            };
             handle(&site, context, request).await
         })
         .catch_unwind()

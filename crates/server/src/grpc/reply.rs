@@ -41,6 +41,20 @@ impl Body {
     }
 }
 
+impl Body {
+    /// All of it at once.
+    pub(crate) fn whole(self) -> Bytes {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Pieces(pieces) => {
+                let mut all = BytesMut::new();
+                pieces.for_each(|piece| all.extend_from_slice(&piece));
+                all.freeze()
+            }
+        }
+    }
+}
+
 /// A message with the prefix that gRPC puts before it.
 pub(crate) fn framed<M: Message>(message: &M) -> Bytes {
     let length = message.encoded_len();

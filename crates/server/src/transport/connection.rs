@@ -2,7 +2,7 @@
 //! their answers out together.
 
 use super::ping_policy::PingPolicy;
-use super::shared::ConnShared;
+use super::shared::{Client, ConnShared};
 use super::wire::Wire;
 use super::{Incoming, Routes, Work};
 use bytes::Bytes;
@@ -13,7 +13,6 @@ use h2::server::Connection;
 use h2::{Ping, PingPong, Reason};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,7 +69,7 @@ pub(crate) async fn serve<S, R>(
     wire: Wire<S>,
     routes: Arc<R>,
     limits: &ConnectionLimits,
-    peer: SocketAddr,
+    client: Client,
     drain: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
@@ -99,7 +98,7 @@ where
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let ping_pong = h2.ping_pong();
-    let shared = ConnShared::new(peer, drain.clone());
+    let shared = ConnShared::new(client, drain.clone());
     let mut drain = drain;
     let mut drained = Box::pin(async move {
         // An error means that the server is gone, which is draining too.

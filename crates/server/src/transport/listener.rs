@@ -3,8 +3,10 @@
 use super::Routes;
 use super::connection::{self, ConnectionLimits};
 use super::http1;
+use super::shared::Client;
 use super::wire::Wire;
 use crate::metrics::{ConnectionGauge, Traffic};
+use netsy_peer::Identity;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -31,8 +33,16 @@ pub trait Acceptor: Clone + Send + Sync + 'static {
     /// What is spoken over.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Greets the client. Bounded in time by the caller.
-    fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// Greets the client, and says who it is if that is known. Bounded in time by the caller.
+    fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<Accepted<Self::Stream>>> + Send;
+}
+
+/// A client that was greeted.
+pub struct Accepted<S> {
+    /// What is spoken over.
+    pub stream: S,
+    /// Who it is, by its certificate; None without TLS.
+    pub identity: Option<Arc<Identity>>,
 }
 
 /// No TLS.
@@ -42,8 +52,8 @@ pub struct Plain;
 impl Acceptor for Plain {
     type Stream = TcpStream;
 
-    async fn accept(&self, socket: TcpStream) -> io::Result<TcpStream> {
-        Ok(socket)
+    async fn accept(&self, socket: TcpStream) -> io::Result<Accepted<TcpStream>> {
+        Ok(Accepted { stream: socket, identity: None })
     }
 }
 
@@ -114,19 +124,20 @@ impl<R: Routes, A: Acceptor> Listening<R, A> {
         socket.set_nodelay(true)?;
         SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE_AFTER))?;
         let greeting = async {
-            let stream = self.acceptor.accept(socket).await?;
+            let Accepted { stream, identity } = self.acceptor.accept(socket).await?;
             let wire = Wire::new(stream, self.traffic.clone());
             let head = poll_fn(|cx| wire.poll_peek(cx, tells_protocol)).await?;
-            Ok::<_, io::Error>((wire, head.starts_with(PREFACE)))
+            Ok::<_, io::Error>((wire, identity, head.starts_with(PREFACE)))
         };
-        let (wire, is_http2) = tokio::select! {
+        let (wire, identity, is_http2) = tokio::select! {
             greeted = tokio::time::timeout(self.limits.greeting_timeout, greeting) => {
                 greeted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
             }
             () = draining(drain.clone()) => return Ok(()),
         };
         if is_http2 {
-            connection::serve(wire, self.routes.clone(), &self.limits, peer, drain).await
+            let client = Client { addr: peer, identity };
+            connection::serve(wire, self.routes.clone(), &self.limits, client, drain).await
         } else {
             http1::serve(wire, self.routes.clone(), self.limits.greeting_timeout, drain).await
         }

@@ -1,6 +1,7 @@
 //! What the calls of one connection share.
 
 use crate::grpc::status::{Code, Status};
+use netsy_peer::Identity;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,10 +14,20 @@ const PARTIAL_REQUEST_BYTES_MAX: usize = 64 << 20;
 /// the same time, their sending included; others wait.
 const APART_CALLS_MAX: usize = 64;
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) addr: SocketAddr,
+    /// By its certificate; None without TLS.
+    pub(crate) identity: Option<Arc<Identity>>,
+}
+
 /// One connection, as its calls see it.
 pub(crate) struct ConnShared {
-    /// Who is at the other end.
+    /// The other end's address.
     pub(crate) peer: SocketAddr,
+    /// Who is there, by the certificate; None without TLS.
+    pub(crate) identity: Option<Arc<Identity>>,
     /// Bytes of half-received requests.
     partial_bytes: AtomicUsize,
     /// Unary calls under way.
@@ -32,9 +43,15 @@ pub(crate) struct ConnShared {
 }
 
 impl ConnShared {
-    pub(crate) fn new(peer: SocketAddr, drain: watch::Receiver<bool>) -> Arc<Self> {
+    /// The identity in the client's certificate; empty without TLS.
+    pub(crate) fn client(&self) -> String {
+        self.identity.as_ref().map(|identity| identity.to_string()).unwrap_or_default()
+    }
+
+    pub(crate) fn new(client: Client, drain: watch::Receiver<bool>) -> Arc<Self> {
         Arc::new(Self {
-            peer,
+            peer: client.addr,
+            identity: client.identity,
             partial_bytes: AtomicUsize::new(0),
             unary_calls: AtomicUsize::new(0),
             stream_calls: AtomicUsize::new(0),

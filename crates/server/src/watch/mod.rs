@@ -37,7 +37,7 @@ pub(crate) async fn watch(
     let identity = service.node.identity();
     let encoder = Encoder::new(
         identity.cluster_id,
-        identity.member_id,
+        identity.member_id(),
         service.node.term().0,
         service.request_bytes_max + FRAGMENT_OVERHEAD_BYTES,
     );

@@ -42,8 +42,13 @@ impl Check {
                 Ok(())
             }
             Self::LinearizableRead => linearizable_read(service).await,
-            // Every node that serves clients has a vote until clusters bring learners.
-            Self::NonLearner => Ok(()),
+            Self::NonLearner => {
+                if service.node.is_learner() {
+                    Err("the node has no vote yet".to_owned())
+                } else {
+                    Ok(())
+                }
+            }
             Self::NotDraining => {
                 if *service.drain.borrow() {
                     Err("the server is stopping".to_owned())

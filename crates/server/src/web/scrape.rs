@@ -69,7 +69,7 @@ fn node(service: &Service, page: &mut Page) {
     let identity = service.node.identity();
     let has_leader = status.leader_member_id != 0;
     page.gauge("etcd_server_has_leader", "Whether a leader is known.", u8::from(has_leader));
-    let leads = has_leader && status.leader_member_id == identity.member_id;
+    let leads = has_leader && status.leader_member_id == identity.member_id();
     page.gauge("etcd_server_is_leader", "Whether this node is the leader.", u8::from(leads));
     page.gauge("etcd_server_is_learner", "Whether this node has no vote.", 0);
     // A node that is not elected any more ends, so it has seen one election: its own.

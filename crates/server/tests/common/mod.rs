@@ -37,6 +37,12 @@ fn node_config(dir: &Path) -> NodeConfig {
         quorum: -1,
         copies_min: 1,
         read_lease: Duration::ZERO,
+        quorum_timeout: Duration::from_millis(500),
+        voters_max: 5,
+        heartbeat_interval: Duration::from_millis(500),
+        degradation_count: 2,
+        deregistration_timeout: Duration::from_secs(180),
+        leader_timeout: Duration::from_secs(10),
         chunk_bytes: 4 << 20,
         chunk_age: Duration::from_millis(200),
         snapshot_records: 10_000,
@@ -65,7 +71,8 @@ pub async fn start_with(change: impl FnOnce(&mut NodeConfig, &mut StorageConfig)
     let mut config = node_config(data.path());
     change(&mut config, &mut storage);
     let buckets = netsy_objects::open(&storage).await.unwrap();
-    let node = Node::start(config, buckets).await.unwrap();
+    let node = Node::start(config, buckets, None).await.unwrap();
+    node.serving().await.unwrap();
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Server::start(server, node.clone(), any, Some(any)).await.unwrap();
     let addr = server.client_addr();
@@ -127,7 +134,7 @@ pub fn all() -> RangeRequest {
 pub fn assert_full(header: Option<ResponseHeader>, node: &Node, revision: i64) {
     let header = header.expect("a header");
     assert_eq!(header.cluster_id, node.identity().cluster_id);
-    assert_eq!(header.member_id, node.identity().member_id);
+    assert_eq!(header.member_id, node.identity().member_id());
     assert!(header.member_id != 0 && header.raft_term > 0);
     assert_eq!(header.revision, revision);
 }

@@ -1,0 +1,115 @@
+//! A graceful stop, and what an operator may ask for (section 4).
+
+use crate::error::Unavailable;
+use crate::failpoint;
+use crate::load_log;
+use crate::node::{Ended, Inner, Node};
+use netsy_api::ids::NodeId;
+use netsy_localdb as localdb;
+use netsy_protocol::event::Event;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time for a stop beside `drain_timeout`, which is the engine's to keep.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+impl Node {
+    /// Begins a graceful stop: a Primary hands over, a replica leaves the voters; the last node brings everything to
+    /// object storage. Requests go on meanwhile. Returns once the process may end; the error says what was left undone.
+    pub async fn drain(&self) -> Result<(), String> {
+        self.0.drain().await
+    }
+
+    /// Stops gracefully ([`drain`](Self::drain)) and ends. The error says what was left undone.
+    pub async fn stop(&self) -> Result<(), String> {
+        let drained = self.drain().await;
+        self.0.finish().await;
+        drained
+    }
+
+    /// Ends at once, whatever was left undone.
+    pub async fn finish(&self) {
+        self.0.finish().await;
+    }
+
+    /// Whether other nodes are connected.
+    pub fn has_company(&self) -> bool {
+        self.0.peers().is_some_and(|peers| !peers.connected().is_empty())
+    }
+
+    /// Has another node be Primary; `None`: whichever is best. Returns once this node is not Primary any more, or
+    /// says why it still is.
+    pub async fn move_primary(&self, to: Option<NodeId>) -> Result<(), String> {
+        let node = &self.0;
+        let term = node.term();
+        *node.driver.seen.declined.lock() = None;
+        node.engine(|engine, now| engine.handle(now, Event::MovePrimary(to)));
+        let mut leader = node.leader.subscribe();
+        loop {
+            let now = leader.borrow_and_update().clone();
+            if !now.here && now.primary.is_some() || node.term() > term {
+                return Ok(());
+            }
+            if let Some(why) = node.driver.seen.declined.lock().take() {
+                return Err(why);
+            }
+            tokio::select! {
+                changed = leader.changed() => if changed.is_err() { return Err("the node is gone".to_string()) },
+                () = node.wait_ended() => return Err("the node has ended".to_string()),
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+    }
+}
+
+impl Inner {
+    async fn drain(self: &Arc<Self>) -> Result<(), String> {
+        if self.is_ended() {
+            return Ok(());
+        }
+        self.engine(|engine, now| engine.handle(now, Event::Stop));
+        let mut stopped = self.driver.stopped.subscribe();
+        let limit = self.config.drain_timeout + STOP_GRACE;
+        let undone = tokio::select! {
+            undone = stopped.wait_for(Option::is_some) => undone.ok().and_then(|undone| undone.clone()),
+            () = self.wait_ended() => None,
+            () = tokio::time::sleep(limit) => Some(format!(
+                "the cluster did not let this node go within {limit:?}; what object storage lacks is safe in {}",
+                self.config.data_dir.display()
+            )),
+        };
+        failpoint::hit("stop.drained");
+        match undone {
+            Some(undone) if !undone.is_empty() => Err(undone),
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything ends, whatever was left undone.
+    async fn finish(self: &Arc<Self>) {
+        self.begin_stop();
+        self.end(Unavailable::Stopped, Ended::Stopped);
+        if let Some(peers) = self.peers() {
+            peers.stop("stopping").await;
+        }
+        if let Some(db) = self.thread.stop().await {
+            self.note_end(db).await;
+        }
+    }
+
+    /// The next start goes on from what is known now.
+    async fn note_end(&self, mut db: localdb::Writer) {
+        let (point, shown) = (self.tail(), self.shown_index());
+        let noted = tokio::task::spawn_blocking(move || {
+            let uploaded = load_log::fits(&db, &point).then(|| load_log::uploaded(&point));
+            let visible_index = Some(shown.min(db.end().index));
+            db.commit(&localdb::Batch { uploaded, visible_index, ..localdb::Batch::default() })
+                .map_err(|e| e.to_string())
+        });
+        match noted.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the local database could not note its state"),
+            Err(error) => tracing::warn!(%error, "the local database could not note its state"),
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! The engine's calls to object storage: manifest, elector lock, registrations (R1, R10, R11).
+
+use crate::manifest_store::{ManifestStoreError, Swapped, nonce};
+use crate::node::Inner;
+use crate::start::StartError;
+use netsy_api::ids::{NodeId, Nonce};
+use netsy_objects::Version;
+use netsy_objects::manifest as stored;
+use netsy_protocol::command::StoreCall;
+use netsy_protocol::config::RegisteredNode;
+use netsy_protocol::event::StoreResult;
+use netsy_protocol::manifest::{ElectorLock, Manifest, ProcessId, Recovered};
+use netsy_protocol::quorum::Voter;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Versions remembered; the engine swaps from what it read or wrote last.
+const REMEMBERED_MAX: usize = 8;
+
+/// Objects that were read or written, by nonce: with what to swap from, and what this program does not know of them.
+pub(crate) struct Remembered<T>(Mutex<VecDeque<(Nonce, T, Version)>>);
+
+impl<T> Default for Remembered<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Clone> Remembered<T> {
+    fn put(&self, nonce: Nonce, object: T, version: Version) {
+        let mut all = self.0.lock();
+        all.retain(|(known, _, _)| *known != nonce);
+        all.push_back((nonce, object, version));
+        if all.len() > REMEMBERED_MAX {
+            all.pop_front();
+        }
+    }
+
+    fn get(&self, nonce: Nonce) -> Option<(T, Version)> {
+        self.0.lock().iter().find(|(known, _, _)| *known == nonce).map(|(_, o, v)| (o.clone(), v.clone()))
+    }
+}
+
+/// What the calls remember.
+#[derive(Default)]
+pub(crate) struct StoreCalls {
+    manifests: Remembered<stored::ClusterManifest>,
+    locks: Remembered<stored::ElectorLock>,
+}
+
+/// Makes one of the small calls; the log's own are [`load_log`](crate::load_log)'s.
+pub(crate) async fn call(node: &Arc<Inner>, what: StoreCall) -> StoreResult {
+    let result = match what {
+        StoreCall::ReadManifest => read_manifest(node).await,
+        StoreCall::SwapManifest { expected, manifest } => swap_manifest(node, expected, *manifest).await,
+        StoreCall::ReadLock => read_lock(node).await,
+        StoreCall::SwapLock { expected, lock } => swap_lock(node, expected, *lock).await,
+        StoreCall::ListNodes => list_nodes(node).await,
+        StoreCall::MarkStopped { node_id, incarnation } => mark_stopped(node, node_id, incarnation).await,
+        StoreCall::LoadLog | StoreCall::CreateSeal { .. } | StoreCall::CheckSeal { .. } => {
+            return StoreResult::Refused("a call of the log's".to_string());
+        }
+    };
+    result.unwrap_or_else(failed)
+}
+
+/// An error as the engine takes it.
+pub(crate) fn failed(error: StartError) -> StoreResult {
+    let retryable = match &error {
+        StartError::Manifest(ManifestStoreError::Store(e)) | StartError::Store(e) => e.is_retryable(),
+        StartError::Read(netsy_objects::read::ReadError::Store(e)) => e.is_retryable(),
+        StartError::Restore(netsy_objects::restore::RestoreError::Read(netsy_objects::read::ReadError::Store(e))) => {
+            e.is_retryable()
+        }
+        StartError::Random(_) => true,
+        _ => false,
+    };
+    if retryable {
+        tracing::debug!(%error, "object storage did not answer a call");
+        StoreResult::Unknown
+    } else {
+        StoreResult::Refused(error.to_string())
+    }
+}
+
+async fn read_manifest(node: &Inner) -> Result<StoreResult, StartError> {
+    let found = node.manifest.read_versioned().await?;
+    Ok(StoreResult::Manifest(found.map(|(manifest, version)| {
+        let known = from_stored(&manifest);
+        node.saw_manifest(&known);
+        node.driver.calls.manifests.put(manifest.nonce, manifest, version);
+        known
+    })))
+}
+
+async fn swap_manifest(node: &Inner, expected: Option<Nonce>, wanted: Manifest) -> Result<StoreResult, StartError> {
+    let remembered = &node.driver.calls.manifests;
+    let before = match expected {
+        None => None,
+        Some(nonce) => match remembered.get(nonce) {
+            Some(found) => Some(found),
+            // Not remembered: what is there tells.
+            None => match node.manifest.read_versioned().await? {
+                Some((manifest, version)) if manifest.nonce == nonce => Some((manifest, version)),
+                _ => return Ok(StoreResult::Lost),
+            },
+        },
+    };
+    let extra = before.as_ref().map(|(manifest, _)| manifest.extra.clone()).unwrap_or_default();
+    let next = to_stored(&wanted, extra);
+    Ok(match node.manifest.swap(before.as_ref().map(|(_, version)| version), &next).await? {
+        Swapped::Mine(version) => {
+            node.saw_manifest(&wanted);
+            remembered.put(next.nonce, next, version);
+            StoreResult::Done
+        }
+        Swapped::Lost => StoreResult::Lost,
+    })
+}
+
+async fn read_lock(node: &Inner) -> Result<StoreResult, StartError> {
+    let found = node.manifest.read_lock().await?;
+    Ok(StoreResult::Lock(found.map(|(lock, version)| {
+        let known = ElectorLock {
+            node_id: lock.node_id.clone(),
+            session: lock.session,
+            address: lock.address.clone(),
+            counter: lock.counter,
+            nonce: lock.nonce,
+        };
+        node.driver.calls.locks.put(lock.nonce, lock, version);
+        known
+    })))
+}
+
+async fn swap_lock(node: &Inner, expected: Option<Nonce>, wanted: ElectorLock) -> Result<StoreResult, StartError> {
+    let remembered = &node.driver.calls.locks;
+    let before = match expected {
+        None => None,
+        Some(nonce) => match remembered.get(nonce) {
+            Some(found) => Some(found),
+            None => match node.manifest.read_lock().await? {
+                Some((lock, version)) if lock.nonce == nonce => Some((lock, version)),
+                _ => return Ok(StoreResult::Lost),
+            },
+        },
+    };
+    let next = stored::ElectorLock {
+        schema_version: stored::SCHEMA_VERSION,
+        cluster_id: node.config.cluster_id.clone(),
+        node_id: wanted.node_id,
+        session: wanted.session,
+        address: wanted.address,
+        counter: wanted.counter,
+        nonce: wanted.nonce,
+        extra: before.as_ref().map(|(lock, _)| lock.extra.clone()).unwrap_or_default(),
+    };
+    Ok(match node.manifest.swap_lock(before.as_ref().map(|(_, version)| version), &next).await? {
+        Swapped::Mine(version) => {
+            remembered.put(next.nonce, next, version);
+            StoreResult::Done
+        }
+        Swapped::Lost => StoreResult::Lost,
+    })
+}
+
+async fn list_nodes(node: &Inner) -> Result<StoreResult, StartError> {
+    let found = node.manifest.registrations().await?;
+    let nodes = found.iter().map(registered).collect();
+    node.saw_registrations(found);
+    Ok(StoreResult::Nodes(nodes))
+}
+
+/// A registration as the rules see it.
+pub(crate) fn registered(r: &stored::Registration) -> RegisteredNode {
+    RegisteredNode {
+        node_id: r.node_id.clone(),
+        incarnation: r.incarnation,
+        stopped: r.stopped,
+        address: r.peer_urls.first().cloned().unwrap_or_default(),
+    }
+}
+
+async fn mark_stopped(
+    node: &Inner,
+    node_id: NodeId,
+    incarnation: netsy_api::ids::Incarnation,
+) -> Result<StoreResult, StartError> {
+    while let Some((found, version)) = node.manifest.registration(&node_id).await? {
+        if found.incarnation != incarnation || found.stopped {
+            break;
+        }
+        let stopped = stored::Registration { stopped: true, nonce: nonce()?, ..found };
+        if let Swapped::Mine(_) = node.manifest.swap_registration(Some(&version), &stopped).await? {
+            break;
+        }
+    }
+    Ok(StoreResult::Done)
+}
+
+fn process(p: &stored::PrimaryId) -> ProcessId {
+    ProcessId { node_id: p.node_id.clone(), incarnation: p.incarnation, session: p.session }
+}
+
+fn primary(p: &ProcessId) -> stored::PrimaryId {
+    stored::PrimaryId { node_id: p.node_id.clone(), incarnation: p.incarnation, session: p.session }
+}
+
+/// The manifest as the rules see it.
+pub(crate) fn from_stored(m: &stored::ClusterManifest) -> Manifest {
+    Manifest {
+        cluster_id: m.cluster_id.clone(),
+        term: m.term,
+        primary: process(&m.primary),
+        previous: m.previous.as_ref().map(process),
+        released: m.released,
+        voters: m.voters.iter().map(|v| Voter { node_id: v.node_id.clone(), incarnation: v.incarnation }).collect(),
+        // Refused by the manifest's own check where it does not fit.
+        quorum: i32::try_from(m.quorum).unwrap_or(i32::MAX),
+        copies_min: m.copies_min as usize,
+        config_version: m.config_version,
+        nonce: m.nonce,
+        members: m.members.iter().map(|(node, id)| (node.clone(), id.0)).collect(),
+        recovered: m.recovered.map(|r| Recovered { term: r.term, index: r.index }),
+    }
+}
+
+fn to_stored(m: &Manifest, extra: stored::Extra) -> stored::ClusterManifest {
+    stored::ClusterManifest {
+        schema_version: stored::SCHEMA_VERSION,
+        cluster_id: m.cluster_id.clone(),
+        term: m.term,
+        primary: primary(&m.primary),
+        previous: m.previous.as_ref().map(primary),
+        released: m.released,
+        voters: m
+            .voters
+            .iter()
+            .map(|v| stored::VoterId { node_id: v.node_id.clone(), incarnation: v.incarnation })
+            .collect(),
+        quorum: i64::from(m.quorum),
+        copies_min: u32::try_from(m.copies_min).unwrap_or(u32::MAX),
+        config_version: m.config_version,
+        nonce: m.nonce,
+        members: m.members.iter().map(|(node, id)| (node.clone(), stored::MemberId(*id))).collect(),
+        recovered: m.recovered.map(|r| stored::Recovered { term: r.term, index: r.index }),
+        extra,
+    }
+}
