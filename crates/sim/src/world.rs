@@ -30,8 +30,8 @@ pub enum Why {
     Seal(CallId, crate::bucket::Chunk),
     SealRead(CallId, crate::bucket::Chunk),
     CheckSeal(CallId, ChunkSeq),
-    Upload,
-    UploadRead,
+    Upload(Term, ChunkSeq),
+    UploadRead(Term, ChunkSeq),
     Nothing,
 }
 
