@@ -35,7 +35,8 @@ pub struct Clients {
     pub leases: Vec<i64>,
     next_lease: i64,
     next_value: u64,
-    pub unclear_boots: BTreeSet<(usize, u64)>,
+    /// Registrations (process, boot counter) whose answer was lost.
+    pub unclear_boots: BTreeSet<(u64, u64)>,
     /// When a write, and a linearizable read, last succeeded through each node.
     pub served: BTreeMap<(usize, bool), u64>,
     pub stopped: bool,

@@ -341,7 +341,7 @@ impl World {
                 let known = self.bucket.nodes.get(&node_id(slot)).map(|r| r.boot);
                 let Some(place) = self.slots.get_mut(slot) else { return };
                 let Some(disk) = &mut place.disk else { return };
-                if known == Some(disk.boot) && self.clients.unclear_boots.contains(&(slot, disk.boot)) {
+                if known == Some(disk.boot) && self.clients.unclear_boots.contains(&(life, disk.boot)) {
                     return self.begin(slot, life);
                 }
                 *disk = Disk::new(fresh);
@@ -352,7 +352,7 @@ impl World {
             _ => {
                 if let Some(disk) = self.slots.get(slot).and_then(|p| p.disk.as_ref()) {
                     let boot = disk.boot;
-                    self.clients.unclear_boots.insert((slot, boot));
+                    self.clients.unclear_boots.insert((life, boot));
                 }
                 self.register(slot, life);
             }
