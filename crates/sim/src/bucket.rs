@@ -65,6 +65,8 @@ pub struct Snapshot {
 pub struct Registered {
     pub node: RegisteredNode,
     pub boot: u64,
+    /// The process that wrote it: what its nonce tells.
+    pub by: u64,
 }
 
 /// A call.
@@ -75,7 +77,9 @@ pub enum Op {
     ReadLock,
     SwapLock { expected: Option<Nonce>, new: Box<ElectorLock> },
     ListNodes,
-    Register { node: RegisteredNode, boot: u64, expected: Option<(Incarnation, u64)> },
+    Register { node: RegisteredNode, boot: u64, by: u64, expected: Option<(Incarnation, u64)> },
+    /// What is registered for a node.
+    ReadRegistration(NodeId),
     MarkStopped { node: NodeId, incarnation: Incarnation },
     /// The greatest chunk number.
     ListEnd,
@@ -94,6 +98,7 @@ pub enum Answer {
     Lock(Option<ElectorLock>),
     Swapped(bool),
     Nodes(Vec<RegisteredNode>),
+    Registration(Option<(Incarnation, u64)>),
     /// R11: false where the database is behind its registration.
     Registered(bool),
     End(ChunkSeq),
@@ -139,7 +144,10 @@ impl Bucket {
                 Answer::Swapped(matches)
             }
             Op::ListNodes => Answer::Nodes(self.nodes.values().map(|r| r.node.clone()).collect()),
-            Op::Register { node, boot, expected } => {
+            Op::Register { node, boot, by, expected } => {
+                if self.nodes.get(&node.node_id).is_some_and(|r| r.by == by && r.boot == boot) {
+                    return Answer::Registered(true); // An earlier try of the same.
+                }
                 if self.registered(&node.node_id) != expected {
                     return Answer::Unknown; // By compare-and-swap; a read tells, and then it is tried again.
                 }
@@ -148,9 +156,10 @@ impl Bucket {
                 if behind && mutant != Some(Mutant::ForgetBootCounter) {
                     return Answer::Registered(false);
                 }
-                self.nodes.insert(node.node_id.clone(), Registered { node, boot });
+                self.nodes.insert(node.node_id.clone(), Registered { node, boot, by });
                 Answer::Registered(true)
             }
+            Op::ReadRegistration(node) => Answer::Registration(self.registered(&node)),
             Op::MarkStopped { node, incarnation } => {
                 if let Some(known) = self.nodes.get_mut(&node).filter(|r| r.node.incarnation == incarnation) {
                     known.node.stopped = true;

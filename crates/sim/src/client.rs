@@ -11,7 +11,7 @@ use netsy_api::etcdserverpb::{
 };
 use netsy_api::ids::Revision;
 use netsy_history::{Op, Outcome, Request, Told, WatchMessage, WatchRecord, WatchSession};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// How long a client waits.
 const TIMEOUT: u64 = 7_000;
@@ -35,7 +35,6 @@ pub struct Clients {
     pub leases: Vec<i64>,
     next_lease: i64,
     next_value: u64,
-    pub unclear_boots: BTreeSet<(usize, u64)>,
     /// When a write, and a linearizable read, last succeeded through each node.
     pub served: BTreeMap<(usize, bool), u64>,
     pub stopped: bool,

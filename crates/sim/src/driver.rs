@@ -540,7 +540,7 @@ impl World {
         let Some(process) = self.process(slot) else { return };
         process.store.lease_forget_deadlines();
         let waiting: Vec<To> = process.waiting.drain(..).map(|w| w.to).collect();
-        let renewals: Vec<To> = process.renewals.drain(..).map(|(_, to, _)| to).collect();
+        let renewals: Vec<To> = process.renewals.drain(..).map(|(_, _, to, _)| to).collect();
         let requests: Vec<(crate::process::Ask, To)> = process.requests.drain(..).collect();
         for to in waiting.into_iter().chain(renewals) {
             self.answer(to, Outcome::Unknown);
@@ -569,8 +569,13 @@ impl World {
             }
         }
         while process.renewals.front().is_some_and(|(id, ..)| *id <= through) {
-            if let Some((_, to, outcome)) = process.renewals.pop_front() {
+            let Some((_, index, to, outcome)) = process.renewals.pop_front() else { break };
+            if index <= process.store.visible_index() {
                 out.push((to, outcome));
+            } else {
+                // It saw what is not committed yet, too.
+                let index = process.waiting.back().map_or(index, |w| w.index.max(index));
+                process.waiting.push_back(crate::process::Waiting { index, to, outcome });
             }
         }
         for (to, outcome) in out {
@@ -587,7 +592,7 @@ impl World {
             }
         }
         while process.renewals.front().is_some_and(|(id, ..)| *id <= through) {
-            if let Some((_, to, _)) = process.renewals.pop_front() {
+            if let Some((_, _, to, _)) = process.renewals.pop_front() {
                 failed.push(to);
             }
         }

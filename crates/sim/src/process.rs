@@ -133,7 +133,7 @@ pub struct Process {
     pub leading: Option<Term>,
     pub waiting: VecDeque<Waiting>,
     pub reads: VecDeque<(ReadId, Ask)>,
-    pub renewals: VecDeque<(ReadId, To, Outcome)>,
+    pub renewals: VecDeque<(ReadId, LogIndex, To, Outcome)>,
     pub stalled: Vec<Ask>,
     pub forwarded: BTreeMap<u64, Ask>,
     /// Answers of the Primary that wait until this node shows as much.

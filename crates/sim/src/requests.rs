@@ -291,7 +291,10 @@ impl World {
                     self.release(slot);
                 }
             }
-            ReadStart::Wait(id) => process.renewals.push_back((id, to, outcome)),
+            ReadStart::Wait(id) => {
+                let index = process.store.last_index();
+                process.renewals.push_back((id, index, to, outcome));
+            }
             _ => self.answer(to, Outcome::Unknown),
         }
         self.drain(slot, &[]);

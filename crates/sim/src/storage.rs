@@ -3,7 +3,7 @@
 use crate::bucket::{Answer, Chunk, Op};
 use crate::process::{Load, Point};
 use crate::world::{Input, Why, World};
-use netsy_api::ids::{ChunkSeq, LogIndex};
+use netsy_api::ids::{ChunkSeq, LogIndex, Term};
 use netsy_api::log::Entry;
 use netsy_protocol::command::StoreCall;
 use netsy_protocol::event::{CallId, ChunkFact, Event, LogPiece, StoreResult};
@@ -147,8 +147,8 @@ impl World {
                 Answer::End(end) => self.done(slot, call, StoreResult::AnythingAfter(end > seq)),
                 _ => self.done(slot, call, StoreResult::Unknown),
             },
-            Why::Upload => self.uploaded(slot, answer),
-            Why::UploadRead => self.upload_read(slot, answer),
+            Why::Upload(term, seq) => self.uploaded(slot, term, seq, answer),
+            Why::UploadRead(term, seq) => self.upload_read(slot, term, seq, answer),
             Why::Register | Why::Nothing => {}
         }
     }
@@ -249,16 +249,19 @@ impl World {
         };
         uploads.in_flight = Some(chunk.clone());
         uploads.since = now;
-        self.call(slot, life, Why::Upload, Op::Create(chunk));
+        let why = Why::Upload(chunk.term, chunk.seq);
+            self.call(slot, life, why, Op::Create(chunk));
     }
 
-    fn uploaded(&mut self, slot: usize, answer: Answer) {
+    fn uploaded(&mut self, slot: usize, term: Term, seq: ChunkSeq, answer: Answer) {
         let Some(process) = self.process(slot) else { return };
         let life = process.life;
-        let Some(chunk) = process.uploads.as_ref().and_then(|u| u.in_flight.clone()) else { return };
+        let in_flight = process.uploads.as_ref().and_then(|u| u.in_flight.clone());
+        // An answer to what an earlier term of this process sent says nothing about this one.
+        let Some(chunk) = in_flight.filter(|c| (c.term, c.seq) == (term, seq)) else { return };
         match answer {
             Answer::Created(true) => self.chunk_landed(slot, &chunk),
-            Answer::Created(false) => self.call(slot, life, Why::UploadRead, Op::GetChunk(chunk.seq)),
+            Answer::Created(false) => self.call(slot, life, Why::UploadRead(term, seq), Op::GetChunk(chunk.seq)),
             _ => self.repeat_upload(slot, chunk),
         }
     }
@@ -272,16 +275,18 @@ impl World {
         self.drain(slot, &[]);
         if self.process(slot).is_some_and(|p| p.uploads.as_ref().is_some_and(|u| u.in_flight.is_some())) {
             // The same bytes again (R3).
-            self.call(slot, life, Why::Upload, Op::Create(chunk));
+            let why = Why::Upload(chunk.term, chunk.seq);
+            self.call(slot, life, why, Op::Create(chunk));
         }
     }
 
-    fn upload_read(&mut self, slot: usize, answer: Answer) {
+    fn upload_read(&mut self, slot: usize, term: Term, seq: ChunkSeq, answer: Answer) {
         let now = self.clock(slot);
         let skip = self.mutant == Some(netsy_protocol::mutant::Mutant::SkipOnConflict);
         let Some(process) = self.process(slot) else { return };
-        let Some(chunk) = process.uploads.as_ref().and_then(|u| u.in_flight.clone()) else { return };
-        let term = chunk.term;
+        let in_flight = process.uploads.as_ref().and_then(|u| u.in_flight.clone());
+        // An answer to what an earlier term of this process sent says nothing about this one.
+        let Some(chunk) = in_flight.filter(|c| (c.term, c.seq) == (term, seq)) else { return };
         match answer {
             Answer::Chunk(Some(found))
                 if (found.term, found.session, found.last()) == (chunk.term, chunk.session, chunk.last()) =>

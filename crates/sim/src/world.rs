@@ -30,8 +30,8 @@ pub enum Why {
     Seal(CallId, crate::bucket::Chunk),
     SealRead(CallId, crate::bucket::Chunk),
     CheckSeal(CallId, ChunkSeq),
-    Upload,
-    UploadRead,
+    Upload(Term, ChunkSeq),
+    UploadRead(Term, ChunkSeq),
     Nothing,
 }
 
@@ -312,9 +312,10 @@ impl World {
         place.paused = false;
         place.deferred.clear();
         place.restart_after = None;
-        let disk = place.disk.get_or_insert_with(|| Disk::new(fresh));
-        disk.boot += 1;
-        self.register(slot, life);
+        place.disk.get_or_insert_with(|| Disk::new(fresh));
+        // R11: the stored counter is compared before it is raised, or starts that fail would bring a restored backup's
+        // counter past the registration's.
+        self.call(slot, life, Why::Register, Op::ReadRegistration(node_id(slot)));
     }
 
     fn register(&mut self, slot: usize, life: u64) {
@@ -327,35 +328,37 @@ impl World {
             address: place.id.to_string(),
         };
         let expected = self.bucket.registered(&place.id);
-        let op = Op::Register { node, boot: disk.boot, expected };
+        let op = Op::Register { node, boot: disk.boot, by: life, expected };
         self.call(slot, life, Why::Register, op);
     }
 
     fn registered(&mut self, slot: usize, life: u64, answer: Answer) {
         let fresh = self.rng.wide();
         match answer {
+            Answer::Registration(known) => {
+                let forget = self.mutant == Some(Mutant::ForgetBootCounter);
+                let Some(disk) = self.slots.get_mut(slot).and_then(|p| p.disk.as_mut()) else { return };
+                let behind = known.is_some_and(|(inc, boot)| inc == disk.incarnation && boot > disk.boot);
+                if behind && !forget {
+                    *disk = Disk::new(fresh);
+                    self.truth.count("restored backup set aside");
+                }
+                if let Some(disk) = self.slots.get_mut(slot).and_then(|p| p.disk.as_mut()) {
+                    disk.boot += 1;
+                }
+                self.register(slot, life);
+            }
             Answer::Registered(true) => self.begin(slot, life),
             Answer::Registered(false) => {
-                // R11: a restored backup, or the repetition of a registration that landed unanswered: in either case
-                // the counter is raised or the database set aside.
-                let known = self.bucket.nodes.get(&node_id(slot)).map(|r| r.boot);
+                // R11: a restored backup.
                 let Some(place) = self.slots.get_mut(slot) else { return };
                 let Some(disk) = &mut place.disk else { return };
-                if known == Some(disk.boot) && self.clients.unclear_boots.contains(&(slot, disk.boot)) {
-                    return self.begin(slot, life);
-                }
                 *disk = Disk::new(fresh);
                 disk.boot = 1;
                 self.count("restored backup set aside");
                 self.register(slot, life);
             }
-            _ => {
-                if let Some(disk) = self.slots.get(slot).and_then(|p| p.disk.as_ref()) {
-                    let boot = disk.boot;
-                    self.clients.unclear_boots.insert((slot, boot));
-                }
-                self.register(slot, life);
-            }
+            _ => self.call(slot, life, Why::Register, Op::ReadRegistration(node_id(slot))),
         }
     }
 
