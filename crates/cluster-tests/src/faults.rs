@@ -166,6 +166,16 @@ impl Faults {
     }
 
     async fn nodes(&mut self, cluster: &mut Cluster, who: &str, named: &[Place]) -> Result<Vec<usize>> {
+        let mut all = Vec::new();
+        for who in who.split('+') {
+            all.extend(self.some(cluster, who, named).await?);
+        }
+        all.sort_unstable();
+        all.dedup();
+        Ok(all)
+    }
+
+    async fn some(&mut self, cluster: &mut Cluster, who: &str, named: &[Place]) -> Result<Vec<usize>> {
         let all = 0..cluster.nodes.len();
         let mut any = |of: Vec<usize>| -> Result<Vec<usize>> {
             ensure!(!of.is_empty(), "there is no node that is {who:?}");

@@ -6,6 +6,7 @@
 //!
 //! Start reading at [`run::run`]; [`net`] says how the network is cut.
 
+mod bench;
 mod cluster;
 mod faults;
 mod net;
@@ -42,6 +43,8 @@ enum Command {
     Run(RunArgs),
     /// Lists the scenarios.
     List(Common),
+    /// Measures failover, throughput and restoring of clusters, and prints a table.
+    Bench(BenchRun),
 }
 
 #[derive(Args, Clone)]
@@ -49,6 +52,31 @@ struct Common {
     /// Where the scenarios are.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios"))]
     scenarios: PathBuf,
+}
+
+/// The programs, and where they work.
+#[derive(Args, Clone)]
+struct Machine {
+    /// The netsy program.
+    #[arg(long, env = "NETSY_BIN")]
+    netsy: Option<PathBuf>,
+    /// The etcd program.
+    #[arg(long, env = "ETCD_BIN", default_value = ".tools/etcd")]
+    etcd: PathBuf,
+    /// Where clusters keep their data.
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    data_root: PathBuf,
+    /// Use loopback addresses of the machine even where namespaces could be had.
+    #[arg(long)]
+    no_namespaces: bool,
+}
+
+#[derive(Args, Clone)]
+struct BenchRun {
+    #[command(flatten)]
+    args: bench::BenchArgs,
+    #[command(flatten)]
+    machine: Machine,
 }
 
 #[derive(Args, Clone)]
@@ -69,21 +97,11 @@ struct RunArgs {
     /// Other numbers of nodes than the scenarios say.
     #[arg(long)]
     nodes: Option<usize>,
-    /// The netsy program.
-    #[arg(long, env = "NETSY_BIN")]
-    netsy: Option<PathBuf>,
-    /// The etcd program.
-    #[arg(long, env = "ETCD_BIN", default_value = ".tools/etcd")]
-    etcd: PathBuf,
-    /// Where clusters keep their data.
-    #[arg(long, default_value_os_t = std::env::temp_dir())]
-    data_root: PathBuf,
+    #[command(flatten)]
+    machine: Machine,
     /// Keep all files of every run.
     #[arg(long)]
     keep: bool,
-    /// Use loopback addresses of the machine even where namespaces could be had.
-    #[arg(long)]
-    no_namespaces: bool,
     /// Longest that one run may take, seconds.
     #[arg(long, default_value_t = 600)]
     limit: u64,
@@ -93,6 +111,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::List(common) => ended(list(&common)),
         Command::Run(args) => ended(run_all(&args)),
+        Command::Bench(run) => ended(measure(&run)),
     }
 }
 
@@ -146,11 +165,7 @@ fn run_all(args: &RunArgs) -> Result<()> {
     }
     ensure!(!wanted.is_empty() && args.times > 0, "nothing to run");
     if let ([name], 1) = (&wanted[..], args.times) {
-        let isolation = match args.no_namespaces {
-            true => net::Isolation::None("--no-namespaces".into()),
-            false => net::isolate(),
-        };
-        return run_one(name, args, isolation);
+        return run_one(name, args, args.machine.isolation());
     }
     let mut bad = Vec::new();
     for (name, number) in wanted.iter().flat_map(|name| (0..args.times).map(move |number| (name, number))) {
@@ -175,16 +190,16 @@ fn run_apart(name: &str, seed: u64, args: &RunArgs) -> Result<bool> {
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.args(["run", name, "--seed", &seed.to_string(), "--limit", &args.limit.to_string()]);
     command.arg("--scenarios").arg(&args.common.scenarios);
-    command.arg("--etcd").arg(&args.etcd).arg("--data-root").arg(&args.data_root);
+    command.arg("--etcd").arg(&args.machine.etcd).arg("--data-root").arg(&args.machine.data_root);
     command.args(["--server", if args.server == ServerKind::Etcd { "etcd" } else { "netsy" }]);
-    if let Some(netsy) = &args.netsy {
+    if let Some(netsy) = &args.machine.netsy {
         command.arg("--netsy").arg(netsy);
     }
     if let Some(nodes) = args.nodes {
         command.args(["--nodes", &nodes.to_string()]);
     }
     command.args(args.keep.then_some("--keep"));
-    command.args(args.no_namespaces.then_some("--no-namespaces"));
+    command.args(args.machine.no_namespaces.then_some("--no-namespaces"));
     let mut child = command.spawn()?;
     let start = Instant::now();
     loop {
@@ -209,9 +224,9 @@ fn run_one(name: &str, args: &RunArgs, isolation: net::Isolation) -> Result<()> 
     println!("{name}: {}\n    {replay}", scenario.about);
     let plan = Plan {
         kind: args.server,
-        programs: Programs { netsy: netsy_program(args)?, etcd: args.etcd.clone() },
+        programs: args.machine.programs()?,
         isolation,
-        data_root: args.data_root.clone(),
+        data_root: args.machine.data_root.clone(),
         seed,
         nodes: args.nodes,
         keep: args.keep,
@@ -234,12 +249,26 @@ fn run_one(name: &str, args: &RunArgs, isolation: net::Isolation) -> Result<()> 
     Ok(())
 }
 
-/// Beside this program, where cargo puts both.
-fn netsy_program(args: &RunArgs) -> Result<PathBuf> {
-    if let Some(path) = &args.netsy {
-        return Ok(path.clone());
+impl Machine {
+    fn isolation(&self) -> net::Isolation {
+        match self.no_namespaces {
+            true => net::Isolation::None("--no-namespaces".into()),
+            false => net::isolate(),
+        }
     }
-    let own = std::env::current_exe()?;
-    let beside = own.with_file_name("netsy");
-    Ok(if beside.exists() { beside } else { own.with_file_name("../release/netsy") })
+
+    /// By default netsy is beside this program, where cargo puts both.
+    fn programs(&self) -> Result<Programs> {
+        let netsy = match &self.netsy {
+            Some(path) => path.clone(),
+            None => std::env::current_exe()?.with_file_name("netsy"),
+        };
+        Ok(Programs { netsy, etcd: self.etcd.clone() })
+    }
+}
+
+fn measure(run: &BenchRun) -> Result<()> {
+    let isolation = run.machine.isolation();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(bench::run(&run.args, run.machine.programs()?, isolation, run.machine.data_root.clone()))
 }

@@ -144,8 +144,8 @@ pub struct Random {
 }
 
 /// Which nodes: `n1`.. by number; `primary`; `elector`; `replica` (one that is not Primary); `any`; `last` (those of the
-/// fault before); `rest` (those that the fault does not name otherwise); `all`; `stopped`. Beside nodes, for cuts:
-/// `store`, `clients`.
+/// fault before); `rest` (those that the fault does not name otherwise); `all`; `stopped`; several with `+` between them.
+/// Beside nodes, for cuts: `store`, `clients`.
 pub type Who = String;
 
 /// What goes wrong, or is put right.
@@ -222,6 +222,27 @@ impl Default for Expect {
 }
 
 impl Scenario {
+    /// Nothing goes wrong, and nobody does anything.
+    pub fn plain(nodes: usize) -> Self {
+        Self {
+            about: String::new(),
+            nodes,
+            store: StoreKind::File,
+            store_latency_ms: 0,
+            config: serde_json::Value::Null,
+            ci: false,
+            disk_mib: None,
+            seconds: 0.0,
+            workload: Workload::default(),
+            faults: Vec::new(),
+            rounds: 1,
+            round_seconds: 0.0,
+            random: None,
+            expect: Expect::default(),
+            only: Vec::new(),
+        }
+    }
+
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
@@ -266,5 +287,37 @@ impl Fault {
     /// Does it need an object store behind the network?
     pub fn needs_store(&self) -> bool {
         matches!(self, Self::StoreDown | Self::StoreHangs | Self::StoreSlow { .. } | Self::StoreFails { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_scenarios_are_valid_and_the_short_set_has_some() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let mut short = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let scenario = Scenario::read(&entry.unwrap().path()).unwrap();
+            short += usize::from(scenario.ci);
+        }
+        assert!(short >= 5);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let refused = |text: &str| {
+            let scenario: Result<Scenario, _> = serde_json::from_str(text);
+            scenario.is_err() || scenario.is_ok_and(|scenario| scenario.check().is_err())
+        };
+        assert!(!refused(r#"{"about": "", "seconds": 1}"#));
+        assert!(refused(r#"{"about": "", "seconds": 1, "secnods": 1}"#));
+        assert!(refused(r#"{"about": "", "seconds": 1, "faults": [{"at": 1, "do": "disk_full", "node": "n1"}]}"#));
+        assert!(refused(r#"{"about": "", "seconds": 1, "faults": [{"at": 1, "do": "explode"}]}"#));
+        assert!(refused(
+            r#"{"about": "", "seconds": 1, "faults": [{"at": 2, "do": "heal"}, {"at": 1, "do": "heal"}]}"#
+        ));
+        assert!(refused(r#"{"about": "", "seconds": 1, "rounds": 2}"#));
     }
 }
