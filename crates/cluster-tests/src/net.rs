@@ -38,7 +38,7 @@ pub fn isolate() -> Isolation {
     if unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) } != 0 {
         return Isolation::None(format!("no namespaces: {}", std::io::Error::last_os_error()));
     }
-    let prepared = run(None, "mount", &["--make-rprivate", "/"]).and_then(|()| prepare());
+    let prepared = run(None, "mount", &["--make-rprivate", "/"]).and_then(|()| prepare()).and_then(|()| loopback(None));
     match prepared {
         Ok(()) => Isolation::Own,
         Err(error) => {
@@ -55,6 +55,12 @@ fn prepare() -> Result<()> {
         std::fs::write(&path, "1").with_context(|| format!("write {path}"))?;
     }
     Ok(())
+}
+
+/// Only 127.0.0.1 is this namespace's own: the other addresses are elsewhere.
+fn loopback(namespace: Option<&File>) -> Result<()> {
+    ip(namespace, "link set lo up")?;
+    ip(namespace, "route del local 127.0.0.0/8 dev lo table local")
 }
 
 fn run(namespace: Option<&File>, program: &str, args: &[&str]) -> Result<()> {
@@ -106,6 +112,7 @@ pub struct Net {
     /// Without isolation: what tells this run's addresses from others'.
     second: u8,
     cuts: Vec<(Place, Place)>,
+    unplugged: Vec<usize>,
 }
 
 /// Second number of all addresses where nobody else has any.
@@ -116,14 +123,17 @@ const NOBODY: &str = "02:00:00:00:00:01";
 impl Net {
     /// Places for so many nodes.
     pub fn new(isolation: &Isolation, nodes: usize) -> Result<Self> {
-        let mut net = Self { isolation: isolation.clone(), namespaces: Vec::new(), second: SECOND, cuts: Vec::new() };
+        let mut net = Self {
+            isolation: isolation.clone(),
+            namespaces: Vec::new(),
+            second: SECOND,
+            cuts: Vec::new(),
+            unplugged: Vec::new(),
+        };
         if let Isolation::None(_) = isolation {
             net.second = 128 + (std::process::id() % 127) as u8;
             return Ok(net);
         }
-        ip(None, "link set lo up")?;
-        // So that no address of the others is taken for one of this namespace.
-        ip(None, "route del local 127.0.0.0/8 dev lo table local")?;
         ip(None, "link add hub type bridge")?;
         for place in [Place::Clients, Place::Store] {
             ip(None, &format!("addr add {}/16 dev hub", net.address(place)))?;
@@ -135,8 +145,7 @@ impl Net {
             ip(None, &format!("link add n{node} type veth peer name e0 netns {path}"))?;
             ip(None, &format!("link set n{node} master hub up"))?;
             let inside = Some(&namespace);
-            ip(inside, "link set lo up")?;
-            ip(inside, "route del local 127.0.0.0/8 dev lo table local")?;
+            loopback(inside)?;
             ip(inside, &format!("addr add {}/16 dev e0", net.address(Place::Node(node))))?;
             ip(inside, "link set e0 up")?;
             net.namespaces.push(namespace);
@@ -184,6 +193,15 @@ impl Net {
         Ok(())
     }
 
+    /// The node's cable is pulled: nobody hears it, nor it anybody.
+    pub fn unplug(&mut self, node: usize) -> Result<()> {
+        if let Some(why) = self.cannot_cut() {
+            bail!("nothing can be cut: {why}");
+        }
+        self.unplugged.push(node);
+        ip(None, &format!("link set n{node} down"))
+    }
+
     fn sender(&self, from: Place) -> Result<(Option<&File>, &'static str)> {
         match from {
             Place::Node(node) => Ok((Some(self.namespaces.get(node).context("no such node")?), "e0")),
@@ -193,6 +211,9 @@ impl Net {
 
     /// Everybody hears everybody.
     pub fn heal(&mut self) -> Result<()> {
+        for node in std::mem::take(&mut self.unplugged) {
+            ip(None, &format!("link set n{node} up"))?;
+        }
         for (from, to) in std::mem::take(&mut self.cuts) {
             let (namespace, device) = self.sender(from)?;
             let to = self.address(to);
@@ -201,5 +222,18 @@ impl Net {
             ip(namespace, &format!("neigh del {to} dev {device}"))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        if let Isolation::None(_) = self.isolation {
+            return;
+        }
+        let nodes = (0..self.namespaces.len()).map(|node| format!("n{node}"));
+        for device in nodes.chain(["hub".to_owned()]) {
+            // Another cluster of this process would say so; without one nobody minds.
+            let _ = ip(None, &format!("link del {device}"));
+        }
     }
 }

@@ -5,7 +5,6 @@ use super::pulse::{Pulse, longest, next_acknowledged};
 use super::table::{Goal, Measured, Row};
 use crate::cluster::Cluster;
 use crate::faults::{Faults, hand_over, primary};
-use crate::net::Place;
 use crate::scenario::ServerKind;
 use anyhow::{Context, Result};
 use netsy_e2e::random::Random;
@@ -146,17 +145,15 @@ async fn round(cluster: &mut Cluster, event: Event, struck: usize, measured: &mu
     }
     let pulse = Pulse::start(&views, EVERY);
     tokio::time::sleep(BEFORE).await;
-    let at = Instant::now();
+    let mut at = Instant::now();
     match event {
         Event::KillPrimary | Event::KillPrimaryAndElector | Event::KillElector => {
             cluster.nodes[struck].process.kill()?;
         }
         Event::CutPrimary => {
-            let others: Vec<Place> = (0..cluster.nodes.len()).filter(|node| *node != struck).map(Place::Node).collect();
-            for place in others.into_iter().chain([Place::Store, Place::Clients]) {
-                cluster.net.cut(Place::Node(struck), place)?;
-                cluster.net.cut(place, Place::Node(struck))?;
-            }
+            cluster.net.unplug(struck)?;
+            // What was sent until here may have got through.
+            at = Instant::now();
         }
         Event::HandOver => {
             let to = (struck + 1) % cluster.nodes.len();
