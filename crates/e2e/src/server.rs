@@ -78,6 +78,10 @@ pub struct Options {
     pub copies_min: Option<u8>,
     /// Records that changed until a snapshot is written.
     pub snapshot_records: Option<u32>,
+    /// How long what a snapshot covers is kept.
+    pub snapshot_retention: Option<&'static str>,
+    /// Another command and configuration of netsy than those of `conformance/servers`, with the same placeholders.
+    pub template: Option<(&'static str, String)>,
     /// Another build of the program.
     pub program: Option<PathBuf>,
     /// Environment of the process.
@@ -127,7 +131,8 @@ impl Server {
         self.await_ready().await;
     }
 
-    fn program(&self) -> PathBuf {
+    /// The program it runs.
+    pub fn program(&self) -> PathBuf {
         self.options.program.clone().unwrap_or_else(|| self.kind.program())
     }
 
@@ -144,15 +149,20 @@ impl Server {
             ("quota_bytes", self.options.quota_bytes.map(|bytes| bytes.to_string())),
             ("copies_min", self.options.copies_min.map(|copies| copies.to_string())),
             ("snapshot_records", self.options.snapshot_records.map(|records| records.to_string())),
+            ("snapshot_retention", self.options.snapshot_retention.map(str::to_owned)),
         ];
-        std::fs::write(&config, arguments::fill(NETSY_CONFIG, &values).join("\n"))
+        let (args, settings) = match &self.options.template {
+            Some((args, settings)) => (*args, settings.as_str()),
+            None => (self.kind.template(), NETSY_CONFIG),
+        };
+        std::fs::write(&config, arguments::fill(settings, &values).join("\n"))
             .expect("write the server's configuration");
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).expect("open the server's log");
         let program = self.program();
         let mut command = Command::new(&program);
         command
-            .args(arguments::fill(self.kind.template(), &values))
+            .args(arguments::fill(args, &values))
             .args(&self.options.extra_args)
             .envs(self.options.env.iter().map(|(name, value)| (name, value)))
             .current_dir(self.folder.path())
@@ -267,9 +277,10 @@ impl Server {
         std::fs::remove_dir_all(&node).unwrap_or_else(|error| panic!("remove {}: {error}", node.display()));
     }
 
-    /// True where there is one, and an object store beside it.
+    /// True where there is one, and an object store beside it or elsewhere.
     pub fn has_local_database(&self) -> bool {
-        self.data_dir().join(NODE_FOLDER).exists() && self.data_dir().join(STORE_FOLDER).exists()
+        let store = self.options.template.is_some() || self.data_dir().join(STORE_FOLDER).exists();
+        self.data_dir().join(NODE_FOLDER).exists() && store
     }
 
     /// Runs the program with other arguments (an operator's command); gives what it printed.

@@ -26,7 +26,7 @@ pub struct WatchStream {
 /// A server may send nothing, not even headers, before the first request: the call is on its way until then.
 enum Answers {
     Opening(JoinHandle<Result<tonic::Response<tonic::Streaming<pb::WatchResponse>>, Status>>),
-    Open(tonic::Streaming<pb::WatchResponse>),
+    Open(Box<tonic::Streaming<pb::WatchResponse>>),
     Failed,
 }
 
@@ -89,7 +89,7 @@ impl WatchStream {
         if let Answers::Opening(call) = &mut self.answers {
             let answer = call.await.map_err(|error| Status::internal(error.to_string()))?;
             self.answers = Answers::Failed;
-            self.answers = Answers::Open(answer?.into_inner());
+            self.answers = Answers::Open(Box::new(answer?.into_inner()));
         }
         match &mut self.answers {
             Answers::Open(answers) => answers.message().await,

@@ -20,6 +20,7 @@ fn plan() -> Plan {
         wipe_percent: 0,
         failpoints: |_| false,
         snapshot_records: 500,
+        snapshot_retention: "1s",
         crashfs: None,
         forget_after: None,
     }
@@ -64,7 +65,7 @@ async fn every_failpoint(plan: Plan) {
 
 /// The same over a file layer that keeps of each file what was synced and no more.
 #[tokio::test]
-#[ignore = "needs a netsy built with --features crashfs, named by NETSY_CRASHFS_BIN: scripts/e2e.sh builds it"]
+#[ignore = "needs a netsy built with --features crashfs, named by NETSY_CRASHFS_BIN: scripts/test builds it"]
 async fn lose_what_was_not_synced() {
     for copies_min in [1, 2] {
         succeeds(Plan {
@@ -79,14 +80,14 @@ async fn lose_what_was_not_synced() {
 
 /// Every place once more, with the loss of what was not synced when it is reached.
 #[tokio::test]
-#[ignore = "needs a netsy built with --features crashfs, named by NETSY_CRASHFS_BIN: scripts/e2e.sh builds it"]
+#[ignore = "needs a netsy built with --features crashfs, named by NETSY_CRASHFS_BIN: scripts/test builds it"]
 async fn lose_what_was_not_synced_at_every_failpoint() {
     every_failpoint(Plan { crashfs: Some(crashfs()), ..plan() }).await;
 }
 
 fn crashfs() -> PathBuf {
     let program = std::env::var_os("NETSY_CRASHFS_BIN");
-    PathBuf::from(program.expect("NETSY_CRASHFS_BIN is not set: scripts/e2e.sh builds such a netsy and sets it"))
+    PathBuf::from(program.expect("NETSY_CRASHFS_BIN is not set: scripts/test builds such a netsy and sets it"))
 }
 
 /// The test of the test: a server whose folder goes back in time must be found out.

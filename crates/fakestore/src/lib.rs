@@ -9,10 +9,11 @@
 //!
 //! Not for: anything but tests. It checks no signatures and keeps everything in memory.
 //!
-//! Start at [`FakeStore::start`] and [`Fault`].
+//! Start at [`FakeStore::start`] and [`Fault`]; [`real`] starts real servers.
 
 mod fault;
 mod objects;
+pub mod real;
 mod server;
 mod wire;
 

@@ -33,6 +33,7 @@ mod request;
 mod rollback;
 mod store;
 mod txn;
+mod txn_reader;
 mod types;
 mod value_cache;
 pub mod watch_match;
@@ -49,6 +50,7 @@ pub use pins::Pin;
 pub use range_reader::{RangeReader, RangeResult};
 pub use request::{Evaluated, OpResult, Outcome, TxnResult, WriteRequest};
 pub use store::{Store, StoreConfig};
+pub use txn_reader::TxnReader;
 pub use types::{Event, EventKind, KvRef, ValueRef, ValueSource};
 
 /// Shortest time to live of a lease, seconds; shorter wishes are raised to it (etcd.md 1.4).

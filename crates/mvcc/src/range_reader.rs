@@ -231,6 +231,11 @@ impl RangeReader {
         self.started.as_ref().map(|s| s.at)
     }
 
+    /// Keys looked at so far.
+    pub(crate) fn looked_at(&self) -> usize {
+        self.looked_at
+    }
+
     /// Rows whose values must be given to [`fill`](Self::fill) before `finish`: of a sort by value those that are
     /// not in memory, else none.
     pub fn wanted(&self) -> Vec<Position> {

@@ -14,7 +14,7 @@ pub enum WriteRequest {
     Put(PutRequest),
     /// etcd's DeleteRange.
     DeleteRange(DeleteRangeRequest),
-    /// etcd's Txn. One that only reads is answered, too, but belongs to [`Store::read_txn`](crate::Store::read_txn).
+    /// etcd's Txn. One that only reads is answered, too, but belongs to [`TxnReader`](crate::TxnReader).
     Txn(TxnRequest),
     /// A new lease.
     LeaseGrant {

@@ -1,5 +1,6 @@
 //! Transactions: conditions, then all checks, then the operations (etcd.md 2.2).
 
+use crate::check;
 use crate::compare::{Compares, Path, ScanBudget};
 use crate::effects::Effects;
 use crate::error::Error;
@@ -7,34 +8,9 @@ use crate::range_reader::{RangeReader, RangeResult};
 use crate::request::{OpResult, TxnResult};
 use crate::store::Store;
 use crate::types::ValueSource;
-use crate::{check, is_read_only};
 use netsy_api::etcdserverpb::request_op::Request;
 use netsy_api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest};
 use netsy_api::ids::{LeaseId, Revision};
-
-impl Store {
-    /// Answers a transaction that only reads ([`is_read_only`]) at the visible revision, which is returned with it, for
-    /// the header.
-    pub fn read_txn(&self, txn: &TxnRequest, values: &dyn ValueSource) -> Result<(TxnResult, Revision), Error> {
-        check::check_txn(txn, self.config.txn_ops_max)?;
-        let at = self.visible.revision;
-        let mut budget = ScanBudget(self.config.txn_scan_keys_max);
-        if !is_read_only(txn) {
-            // Writes belong to `evaluate`; nothing is found under that name here.
-            return Err(Error::KeyNotFound);
-        }
-        let path = Compares { store: self, at, values, budget: &mut budget }.path(txn)?;
-        let ops = branch(txn, &path, &mut 0);
-        check_ranges(ops, &path, &mut 1, (at, self.visible.compact))?;
-        let mut responses = Vec::with_capacity(ops.len());
-        for op in ops {
-            if let Some(Request::RequestRange(range)) = &op.request {
-                responses.push(OpResult::Range(read(self, range, at, values, &mut budget)?));
-            }
-        }
-        Ok((TxnResult { succeeded: path[0], responses }, at))
-    }
-}
 
 /// Checks and runs a transaction at the newest state. An error leaves the effects half-made: the caller aborts.
 pub(crate) fn run(effects: &mut Effects<'_>, txn: &TxnRequest, values: &dyn ValueSource) -> Result<TxnResult, Error> {
@@ -49,7 +25,7 @@ pub(crate) fn run(effects: &mut Effects<'_>, txn: &TxnRequest, values: &dyn Valu
 }
 
 /// The operations of the branch that the `at`th transaction of the path takes.
-fn branch<'t>(txn: &'t TxnRequest, path: &Path, at: &mut usize) -> &'t [RequestOp] {
+pub(crate) fn branch<'t>(txn: &'t TxnRequest, path: &Path, at: &mut usize) -> &'t [RequestOp] {
     let taken = path.get(*at).copied().unwrap_or(false);
     *at += 1;
     if taken { &txn.success } else { &txn.failure }
@@ -77,7 +53,7 @@ fn check_puts(store: &Store, ops: &[RequestOp], path: &Path, at: &mut usize) -> 
 }
 
 /// Revisions are checked against the state before the transaction, negative ones like any other.
-fn check_ranges(
+pub(crate) fn check_ranges(
     ops: &[RequestOp],
     path: &Path,
     at: &mut usize,

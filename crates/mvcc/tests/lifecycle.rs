@@ -331,6 +331,37 @@ fn pages_of_a_range_are_the_range() {
     assert_eq!((pages, rest.count, rest.more), (whole.kvs, 100, true));
 }
 
+/// What happens between its steps does not show in a transaction that reads.
+#[test]
+fn a_reading_transaction_is_of_one_moment() {
+    let mut h = Harness::default();
+    for n in 0..20 {
+        h.put(&format!("k{n:02}"), "old"); // revisions 2 to 21
+    }
+    let past = |revision| {
+        let range = RangeRequest { revision, ..range("k", "l") };
+        op(netsy_api::etcdserverpb::request_op::Request::RequestRange(range))
+    };
+    let request = txn(vec![], vec![op_range("k", "l"), past(11), op_range("k05", "")], vec![]);
+    let (whole, at) = h.read_txn(&request, usize::MAX).unwrap();
+    let mut reader = TxnReader::new(&request, &h.store, &h.db).unwrap();
+    let mut steps = 0;
+    while !reader.step(&h.store, 3).unwrap() {
+        steps += 1;
+        if steps == 2 {
+            h.delete("k", "l");
+            h.put("k05", "new");
+            h.compact(23).unwrap();
+        }
+        // Not gone while it reads.
+        assert!(steps < 2 || h.compact_physically(1000).waiting);
+    }
+    assert!(steps > 10, "{steps}");
+    let (result, revision) = h.finish_txn(reader);
+    assert_eq!((h.ops_out(&result), revision), (h.ops_out(&whole), at));
+    assert!(h.compact_physically(1000).done);
+}
+
 /// Deep and wide nesting, as much as a message can hold: an answer, and soon.
 #[test]
 fn hostile_transactions_are_answered() {
@@ -366,9 +397,9 @@ fn hostile_transactions_are_answered() {
     };
     h.settle();
     assert_eq!(h.txn(scan.clone()).unwrap_err(), Error::TooManyOps);
-    assert_eq!(h.store.read_txn(&scan, &h.db).unwrap_err(), Error::TooManyOps);
+    assert_eq!(h.read_txn(&scan, 512).unwrap_err(), Error::TooManyOps);
     let ranges = txn(vec![], vec![op_range("\0", "\0")], vec![]);
-    assert_eq!(h.store.read_txn(&ranges, &h.db).unwrap_err(), Error::TooManyOps);
+    assert_eq!(h.read_txn(&ranges, 512).unwrap_err(), Error::TooManyOps);
     assert!(h.txn(txn(vec![], vec![op_delete("\0", "\0")], vec![])).is_ok());
     assert_eq!(h.range(&range("\0", "\0")).unwrap().count, 0);
 }

@@ -449,6 +449,7 @@ proptest! {
         requests in prop::collection::vec(write(), 1..30),
         compares in prop::collection::vec(compare(), 0..3),
         ranges in prop::collection::vec(range(), 0..4),
+        budget in 1usize..9,
     ) {
         let mut h = Harness::default();
         for request in requests {
@@ -458,7 +459,7 @@ proptest! {
             ranges.into_iter().map(|r| RequestOp { request: Some(Request::RequestRange(r)) }).collect();
         let txn = TxnRequest { compare: compares, success: ranges.clone(), failure: ranges };
         prop_assert!(is_read_only(&txn));
-        let read = h.store.read_txn(&txn, &h.db).map(|(result, _)| h.ops_out(&result));
+        let read = h.read_txn(&txn, budget).map(|(result, _)| h.ops_out(&result));
         let written = h.store.evaluate(h.term, UnixMillis(1), &WriteRequest::Txn(txn), &h.db);
         match (read, written) {
             (Ok(read), Ok(Evaluated { entry: None, outcome: Outcome::Txn(result), .. })) => {

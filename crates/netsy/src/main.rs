@@ -37,7 +37,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    memory::set_up();
     let result = match Cli::parse().command {
         Command::Dev(args) => command::dev::run(args),
         Command::Server(args) => command::server::run(args),

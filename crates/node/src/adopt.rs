@@ -24,10 +24,11 @@ const TAIL_CHUNK_BYTES: usize = 16 << 20;
 /// Pause before a chunk that did not land is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// The point up to which this database is known to equal the object log; `None`: not known.
+/// The point up to which this database is known to equal the object log; `None`: not known, or it has nothing, and a
+/// snapshot is the shorter way.
 pub(crate) fn known_point(db: &localdb::Writer) -> Result<Option<LogPoint>, StartError> {
     let Some(note) = db.note(LOG_POINT_NOTE)? else {
-        return Ok((db.end() == localdb::LogEnd::EMPTY).then_some(LogPoint::START));
+        return Ok(None);
     };
     let point: LogPoint = serde_json::from_slice(&note).map_err(|e| {
         StartError::Local(format!("the note {LOG_POINT_NOTE} in the local database cannot be read: {e}"))

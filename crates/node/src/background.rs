@@ -65,7 +65,7 @@ async fn expire(node: &Inner, id: LeaseId, now_ms: u64) {
     }
 }
 
-/// Reads sizes of the database now and then: the quota and Status use them.
+/// Reads sizes of the database now and then, for the quota and Status.
 pub(crate) async fn figures(node: Arc<Inner>) {
     let mut tick = tokio::time::interval(FIGURES_TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -82,11 +82,13 @@ impl Inner {
     /// Reads the database's sizes now.
     pub(crate) async fn read_figures(&self) {
         let readers = self.readers.clone();
+        let measuring = self.metrics.usage.begin();
         let read = tokio::task::spawn_blocking(move || {
             Ok::<_, netsy_localdb::Error>((readers.size_bytes()?, readers.in_use_bytes()?))
         });
         match read.await {
             Ok(Ok((size, in_use))) => {
+                self.metrics.usage.measured(measuring, in_use);
                 self.metrics.db_bytes.store(size, Ordering::Relaxed);
                 self.metrics.db_bytes_in_use.store(in_use, Ordering::Relaxed);
             }
@@ -143,6 +145,8 @@ pub(crate) async fn physical_compaction(node: Arc<Inner>, done: watch::Sender<Re
         if wanted > *done.borrow() {
             match remove_through(&node, wanted).await {
                 Ok(()) => {
+                    // Whoever waits for the space may want to use it.
+                    node.read_figures().await;
                     done.send_replace(wanted);
                 }
                 Err(reason) => {

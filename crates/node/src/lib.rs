@@ -19,6 +19,7 @@ mod manifest_store;
 pub mod metrics;
 mod node;
 mod publisher;
+mod quota;
 mod reads;
 mod requests;
 mod restore;

@@ -70,17 +70,13 @@ fn newest_compaction(store: &Store) -> Revision {
 }
 
 fn take(store: &mut Store, row: RowMeta<'_>) -> Result<(), StartError> {
-    let other;
     let (what, value) = match row.what {
         RowWhat::Put { key, create_revision, version, lease, value, .. } => {
             let value = value.map(bytes::Bytes::copy_from_slice);
             (netsy_mvcc::RowWhat::Put { key, create_revision, version, lease }, value)
         }
         RowWhat::Delete { key } => (netsy_mvcc::RowWhat::Delete { key }, None),
-        RowWhat::Other(mutation) => {
-            other = mutation;
-            (netsy_mvcc::RowWhat::Other(&other), None)
-        }
+        RowWhat::Other(mutation) => (netsy_mvcc::RowWhat::Other(mutation), None),
     };
     let meta = netsy_mvcc::RowMeta {
         position: row.position,

@@ -75,10 +75,16 @@ impl ManifestStore {
     }
 
     async fn get<T: JsonObject>(&self, key: &str) -> Result<Option<(T, Version)>, ManifestStoreError> {
-        match self.bucket.get(key).await? {
-            None => Ok(None),
-            Some(object) => Ok(Some((T::from_json(&object.bytes)?, object.version))),
+        // A second time where it cannot be read: it may have been damaged on its way.
+        for last in [false, true] {
+            let Some(object) = self.bucket.get(key).await? else { return Ok(None) };
+            match T::from_json(&object.bytes) {
+                Ok(read) => return Ok(Some((read, object.version))),
+                Err(error) if last => return Err(error.into()),
+                Err(error) => tracing::warn!(key, %error, "reading it again"),
+            }
         }
+        Ok(None)
     }
 
     async fn put<T: JsonObject>(

@@ -1,5 +1,6 @@
 //! Figures of a running node, as plain counters; the server gives them their Prometheus names.
 
+use crate::quota::Usage;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub struct Metrics {
     pub db_bytes_in_use: AtomicU64,
     /// Bytes of keys and values committed here and not yet in the object log.
     pub unarchived_bytes: AtomicU64,
+    /// What the quota looks at.
+    pub(crate) usage: Usage,
     local_fault: Mutex<Option<String>>,
     bucket_fault: Mutex<Option<String>>,
 }

@@ -9,7 +9,7 @@ use netsy_api::etcdserverpb::{RangeRequest, TxnRequest};
 use netsy_api::ids::{Position, Revision};
 use netsy_api::mvccpb::KeyValue;
 use netsy_localdb::Readers;
-use netsy_mvcc::{KvRef, OpResult, Outcome, RangeReader, RangeResult, TxnResult, ValueRef, ValueSource};
+use netsy_mvcc::{KvRef, OpResult, Outcome, RangeReader, RangeResult, TxnReader, TxnResult, ValueRef, ValueSource};
 
 /// Keys looked at under one lock: a long range lets writers in between.
 const KEYS_PER_STEP: usize = 512;
@@ -119,11 +119,22 @@ enum Begun {
 
 impl Inner {
     async fn read_txn_now(&self, request: &TxnRequest) -> Result<(TxnResult, Revision), NodeError> {
-        let (mut result, revision, epoch) = {
+        let (mut reader, mut done, epoch) = {
             let store = self.store.read();
-            let (result, revision) = store.read_txn(request, &StoredValues(&self.readers))?;
-            (result, revision, store.epoch())
+            let mut reader = TxnReader::new(request, &store, &StoredValues(&self.readers))?;
+            let done = reader.step(&store, KEYS_PER_STEP)?;
+            (reader, done, store.epoch())
         };
+        while !done {
+            tokio::task::yield_now().await;
+            done = reader.step(&self.store.read(), KEYS_PER_STEP)?;
+        }
+        let wanted = reader.wanted();
+        if !wanted.is_empty() {
+            let values = self.values(wanted).await?;
+            reader.fill(values);
+        }
+        let (mut result, revision) = reader.finish();
         let mut stored = vec![];
         txn_refs(&mut result, &mut stored);
         self.fill(stored, epoch).await?;

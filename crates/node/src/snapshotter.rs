@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// A snapshot reads the whole state, however little changed: under load the next one waits this many times as
+/// long as the last one took, so that snapshots take a bounded share of the machine.
+const REST_FACTOR: u32 = 9;
 /// How often thresholds are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Pause after something failed.
@@ -33,6 +36,8 @@ struct Last {
     covers: LogPoint,
     bytes: u64,
     at: Instant,
+    /// Not before this, whatever the thresholds say.
+    next: Instant,
     checked: Option<CheckedSnapshot>,
 }
 
@@ -94,7 +99,7 @@ async fn newest(node: &Inner) -> Result<Last, String> {
     };
     let now = Instant::now();
     let at = now.checked_sub(Duration::from_millis(age_ms as u64)).unwrap_or(now);
-    Ok(Last { covers, bytes: landed_bytes(node), at, checked: None })
+    Ok(Last { covers, bytes: landed_bytes(node), at, next: now, checked: None })
 }
 
 fn landed_bytes(node: &Inner) -> u64 {
@@ -106,6 +111,7 @@ fn due(node: &Inner, last: &Last, tail: &LogPoint) -> bool {
     let records = tail.next_position.0.saturating_sub(last.covers.next_position.0);
     let bytes = landed_bytes(node).saturating_sub(last.bytes);
     records > 0
+        && Instant::now() >= last.next
         && (records >= config.snapshot_records
             || bytes >= config.snapshot_bytes
             || last.at.elapsed() >= config.snapshot_age)
@@ -147,13 +153,15 @@ async fn snapshot(node: &Arc<Inner>, last: &Last) -> Result<Last, String> {
     };
     failpoint::hit("snapshot.manifest-written");
     node.metrics.snapshots.fetch_add(1, Ordering::Relaxed);
+    let took = started.elapsed();
     tracing::info!(
         index = checked.index().0,
         rows = checked.manifest().rows,
-        seconds = started.elapsed().as_secs_f64(),
+        seconds = took.as_secs_f64(),
         "snapshot written and read back"
     );
-    Ok(Last { covers: checked.manifest().covers(), bytes, at: started, checked: Some(checked) })
+    let next = Instant::now() + took * REST_FACTOR;
+    Ok(Last { covers: checked.manifest().covers(), bytes, at: started, next, checked: Some(checked) })
 }
 
 /// All rows below `end`, in order. The log has them durably here: they are in the object log.

@@ -10,15 +10,15 @@ use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
 use crate::metrics::Metrics;
 use crate::publisher::{PendingEvents, Publisher, Reply, Waiting};
+use crate::quota;
 use crate::reads::{StoredValues, shows_stored};
-use crate::shared::{ReadEpoch, SharedStore};
+use crate::shared::{Guarded, ReadEpoch, SharedStore};
 use crate::uploader::Uploads;
 use netsy_api::ids::{LogIndex, Position, Revision, Term};
 use netsy_api::log::{AlarmKind, Entry, Mutation};
 use netsy_localdb as localdb;
 use netsy_mvcc::{Evaluated, Outcome, WriteRequest};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -97,6 +97,7 @@ struct Batch {
 impl Writer {
     /// Runs until told to stop or until nobody can send any more. Blocks: has a thread of its own.
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.measure();
         let mut requests = Vec::with_capacity(BATCH_REQUESTS_MAX);
         while let Some(first) = commands.blocking_recv() {
             let mut next = Some(first);
@@ -137,15 +138,24 @@ impl Writer {
     }
 
     fn batch(&mut self, requests: &mut Vec<(WriteRequest, Reply)>) {
+        let mut waiting_bytes: u64 = requests.iter().map(|(request, _)| quota::request_bytes(request)).sum();
         let mut requests = requests.drain(..).peekable();
         while requests.peek().is_some() {
             let mut batch = Batch::default();
-            self.raise_nospace(&mut batch);
+            // Nothing is refused by an estimate alone.
+            if self.is_full(waiting_bytes) {
+                self.measure();
+            }
             while batch.bytes < BATCH_BYTES_MAX && requests.peek().is_some() {
                 let mut store = self.store.write();
                 for (request, reply) in requests.by_ref().take(LOCKED_REQUESTS_MAX) {
                     if reply.is_closed() {
                         continue; // The client gave up before anything was done for it.
+                    }
+                    let bytes = quota::request_bytes(&request);
+                    waiting_bytes = waiting_bytes.saturating_sub(bytes);
+                    if bytes > 0 && self.is_full(bytes) {
+                        self.raise_nospace(&mut batch, &mut store);
                     }
                     let result = store.evaluate(self.term, unix_millis(), &request, &StoredValues(&self.readers));
                     let answer = match result {
@@ -187,6 +197,7 @@ impl Writer {
         let Evaluated { entry, first_position, outcome, events, revision } = evaluated;
         if let Some(entry) = entry {
             batch.bytes += entry.payload_bytes() + ENTRY_OVERHEAD_BYTES;
+            self.metrics.usage.accept(quota::entry_bytes(&entry));
             if let [Mutation::Compact { revision }] = entry.mutations[..] {
                 self.compactions.push(entry.index, revision);
             }
@@ -210,7 +221,7 @@ impl Writer {
                 ..localdb::Batch::default()
             };
             match self.db.commit(&batch) {
-                Ok(()) => break,
+                Ok(()) => break self.metrics.usage.commit(),
                 Err(error) => {
                     tracing::error!(%error, "local database: writes wait until it can be written again");
                     self.metrics.set_local_fault(Some(error.to_string()));
@@ -224,19 +235,29 @@ impl Writer {
         self.metrics.local_commit(started.elapsed(), entries.len());
     }
 
-    /// The quota rule (etcd.md 2.8): past the limit the alarm is raised once, and the state machine refuses what
-    /// adds data until it is cleared.
-    fn raise_nospace(&mut self, batch: &mut Batch) {
-        let used = self.metrics.db_bytes_in_use.load(Ordering::Relaxed);
-        if used < self.db_bytes_max {
-            return;
+    /// Whether the database would reach its limit with so much more.
+    fn is_full(&self, bytes: u64) -> bool {
+        self.metrics.usage.bytes().saturating_add(bytes) >= self.db_bytes_max
+    }
+
+    /// Asks the database how much of it is in use.
+    fn measure(&self) {
+        let measuring = self.metrics.usage.begin();
+        match self.readers.in_use_bytes() {
+            Ok(in_use) => self.metrics.usage.measured(measuring, in_use),
+            // The estimate stays, which errs on the safe side.
+            Err(error) => tracing::warn!(%error, "the size of the local database could not be read"),
         }
-        let mut store = self.store.write();
+    }
+
+    /// The quota rule (etcd.md 2.8): a request that would reach the limit raises the alarm, by which the state machine
+    /// refuses it and all that add data until the alarm is cleared.
+    fn raise_nospace(&self, batch: &mut Batch, store: &mut Guarded) {
         if store.head_alarms().iter().any(|(_, kind)| *kind == AlarmKind::NoSpace) {
             return;
         }
         tracing::error!(
-            used,
+            used = self.metrics.usage.bytes(),
             limit = self.db_bytes_max,
             "database space exceeded: NOSPACE alarm raised; compact, or raise limits.db_bytes_max, then disarm the alarm"
         );

@@ -3,7 +3,7 @@
 
 use crate::format::{ChunkFile, ChunkInfo, FILE_BYTES_MAX, SegmentFile, decode_chunk, decode_segment};
 use crate::object_log::{LogPoint, ObjectLog, Source};
-use crate::read::{ReadError, get};
+use crate::read::{ReadError, get, twice};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use netsy_api::ids::Position;
@@ -109,7 +109,7 @@ impl ObjectLog {
             async move {
                 let room = budget.take(source.bytes()).await;
                 async move {
-                    let mut piece = log.read_source(source).await?;
+                    let mut piece = twice(|| log.read_source(&source)).await?;
                     piece._room = room;
                     Ok(piece)
                 }
@@ -126,7 +126,7 @@ impl ObjectLog {
             .boxed()
     }
 
-    async fn read_source(&self, source: Source) -> Result<LogPiece, ReadError> {
+    async fn read_source(&self, source: &Source) -> Result<LogPiece, ReadError> {
         let key = source.key();
         if source.bytes() > FILE_BYTES_MAX {
             return Err(ReadError::bad(

@@ -3,8 +3,9 @@
 use crate::bucket::{Bucket, StoreError};
 use crate::format::{ChunkFile, ChunkMeta, EncodedFile, decode_chunk, encode_chunk};
 use crate::keys;
-use crate::read::{ReadError, get, list_all, retried};
+use crate::read::{ReadError, get, list_all, retried, twice};
 use crate::settle::{Settled, create_settled};
+use bytes::Bytes;
 use netsy_api::ids::{ChunkSeq, LogIndex, Position, Revision, Term};
 use netsy_api::log::Entry;
 use serde::{Deserialize, Serialize};
@@ -233,8 +234,14 @@ impl ObjectLog {
             Settled::Mine(_) => Ok(Created::Landed),
             Settled::Missing => Ok(Created::CleanedUp),
             Settled::Theirs(theirs) => {
-                let found = decode_chunk(&theirs.object.bytes).map_err(|e| ReadError::format(&key, &e))?;
-                self.check_chunk(&key, chunk.meta.seq, &found)?;
+                let found = match self.decode(&key, chunk.meta.seq, &theirs.object.bytes) {
+                    Ok(found) => found,
+                    // What came may not be what is there.
+                    Err(_) => match self.read_chunk(chunk.meta.seq).await? {
+                        Some(found) => found,
+                        None => return Ok(Created::CleanedUp),
+                    },
+                };
                 // R3: the same term, session and checksum is this very write.
                 let (ours, theirs) = (&chunk.meta, &found.meta);
                 if (ours.term, ours.session, chunk.file.checksum) == (theirs.term, theirs.session, found.checksum) {
@@ -248,13 +255,17 @@ impl ObjectLog {
     /// Reads a chunk; `None` if there is none (any more).
     pub async fn read_chunk(&self, seq: ChunkSeq) -> Result<Option<ChunkFile>, ReadError> {
         let key = keys::chunk(seq);
-        let bytes = match get(&*self.bucket, &key).await {
-            Err(ReadError::Missing { .. }) => return Ok(None),
-            found => found?,
-        };
-        let chunk = decode_chunk(&bytes).map_err(|e| ReadError::format(&key, &e))?;
-        self.check_chunk(&key, seq, &chunk)?;
-        Ok(Some(chunk))
+        let read = twice(async || self.decode(&key, seq, &get(&*self.bucket, &key).await?)).await;
+        match read {
+            Err(ReadError::Missing { .. }) => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    fn decode(&self, key: &str, seq: ChunkSeq, bytes: &Bytes) -> Result<ChunkFile, ReadError> {
+        let chunk = decode_chunk(bytes).map_err(|e| ReadError::format(key, &e))?;
+        self.check_chunk(key, seq, &chunk)?;
+        Ok(chunk)
     }
 
     pub(crate) fn check_chunk(&self, key: &str, seq: ChunkSeq, chunk: &ChunkFile) -> Result<(), ReadError> {

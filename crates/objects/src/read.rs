@@ -103,6 +103,21 @@ where
     }
 }
 
+/// Reads again what is bad: it may have been damaged on its way, and be whole in the bucket.
+pub(crate) async fn twice<T, F, Fut>(mut read: F) -> Result<T, ReadError>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, ReadError>>,
+{
+    match read().await {
+        Err(error @ ReadError::Bad { .. }) => {
+            tracing::warn!(%error, "reading it again");
+            read().await
+        }
+        done => done,
+    }
+}
+
 /// The whole object.
 pub(crate) async fn get(bucket: &dyn Bucket, key: &str) -> Result<Bytes, ReadError> {
     match retried(bucket, || bucket.get(key)).await? {

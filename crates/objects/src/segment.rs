@@ -5,7 +5,7 @@ use crate::format::{ChunkFile, ChunkInfo, SegmentFile, decode_segment, encode_se
 use crate::keys;
 use crate::log_reader::decode;
 use crate::object_log::{ListedSegment, LogListing, ObjectLog};
-use crate::read::{ReadError, get};
+use crate::read::{ReadError, get, twice};
 use crate::settle::{Settled, create_settled};
 use crate::snapshot::list_snapshots;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -163,6 +163,10 @@ pub async fn fold(log: &ObjectLog, run: FoldRun, policy: &FoldPolicy) -> Result<
 
 /// Reads a segment back, whole.
 pub async fn check_segment(log: &ObjectLog, listed: ListedSegment) -> Result<CheckedSegment, ReadError> {
+    twice(|| read_segment(log, &listed)).await
+}
+
+async fn read_segment(log: &ObjectLog, listed: &ListedSegment) -> Result<CheckedSegment, ReadError> {
     let key = keys::segment(listed.first, listed.last);
     let bytes = get(&**log.bucket(), &key).await?;
     let segment: SegmentFile = decode(bytes, decode_segment)

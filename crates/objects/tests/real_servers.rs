@@ -5,17 +5,29 @@ mod common;
 
 use std::time::Instant;
 
-use common::servers::Server;
 use common::{Effort, Versions};
+use netsy_fakestore::BUCKET;
+use netsy_fakestore::real::RealServer as Server;
 use netsy_objects::probe::{ProbeFailed, probe};
-use netsy_objects::{Bucket, open};
+use netsy_objects::{Bucket, Encryption, Provider, StorageConfig, open};
 
 /// SeaweedFS lets contenders for one key wait, for seconds if there are many.
 const FEW: Effort = Effort { listed_keys: 2_500, race_rounds: 5, race_width: 3, counter_tasks: 2, counter_steps: 10 };
 
+fn config(server: &Server) -> StorageConfig {
+    common::fake::credentials();
+    StorageConfig {
+        bucket: BUCKET.into(),
+        endpoint: Some(server.endpoint()),
+        allow_http: true,
+        encryption: Encryption::None,
+        ..StorageConfig::new(Provider::S3)
+    }
+}
+
 async fn probed(server: &Server) -> Result<(), ProbeFailed> {
     let started = Instant::now();
-    let buckets = open(&server.config()).await.unwrap();
+    let buckets = open(&config(server)).await.unwrap();
     let outcome = probe(&*buckets.data).await;
     println!("probed in {:?}: {outcome:?}", started.elapsed());
     outcome
@@ -28,7 +40,7 @@ async fn assert_empty(bucket: &dyn Bucket) {
 #[tokio::test(flavor = "multi_thread")]
 async fn seaweedfs_conforms_and_passes_the_probe() {
     let server = Server::seaweedfs();
-    let buckets = open(&server.config()).await.unwrap();
+    let buckets = open(&config(&server)).await.unwrap();
     probed(&server).await.unwrap();
     assert_empty(&*buckets.data).await;
     probe(&*buckets.control).await.unwrap();
@@ -38,7 +50,7 @@ async fn seaweedfs_conforms_and_passes_the_probe() {
 #[tokio::test(flavor = "multi_thread")]
 async fn moto_conforms_and_passes_the_probe() {
     let server = Server::moto();
-    let buckets = open(&server.config()).await.unwrap();
+    let buckets = open(&config(&server)).await.unwrap();
     probed(&server).await.unwrap();
     assert_empty(&*buckets.data).await;
     common::conforms(buckets.data, FEW, Versions::OfContent).await;

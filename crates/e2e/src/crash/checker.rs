@@ -176,10 +176,10 @@ impl Checker {
         for event in &step.events {
             let key = text(&event.kv.key);
             let before = self.keys.get(&key).cloned();
-            if let Some(told) = &event.prev {
-                if Some(told) != before.as_ref() {
-                    wrong.push(format!("revision {}: {key} was {before:?}, the watch told {told:?}", step.revision));
-                }
+            if let Some(told) = &event.prev
+                && Some(told) != before.as_ref()
+            {
+                wrong.push(format!("revision {}: {key} was {before:?}, the watch told {told:?}", step.revision));
             }
             let expected = expected_kv(event, before.as_ref(), step.revision);
             if event.kv != expected {

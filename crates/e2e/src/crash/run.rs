@@ -38,6 +38,8 @@ pub struct Plan {
     pub failpoints: fn(&str) -> bool,
     /// Records that change until a snapshot is written.
     pub snapshot_records: u32,
+    /// How long what a snapshot covers is kept: short, and clean-up has something to do.
+    pub snapshot_retention: &'static str,
     /// A build with the file layer that forgets at a kill what was not synced.
     pub crashfs: Option<PathBuf>,
     /// After so many lives the data folder goes back to what it was a while before: the run must fail.
@@ -107,6 +109,7 @@ pub async fn run(plan: Plan) -> Result<Report, String> {
     let mut options = Options {
         copies_min: Some(plan.copies_min),
         snapshot_records: Some(plan.snapshot_records),
+        snapshot_retention: Some(plan.snapshot_retention),
         ..Options::default()
     };
     if let Some(program) = &plan.crashfs {
@@ -321,7 +324,7 @@ impl Run {
         let data = self.server.data_dir();
         if self.plan.crashfs.is_some() {
             // All that was not synced is lost, or some of it by chance, as a disk may write in any order.
-            let loss = if self.random.chance(50) { String::new() } else { self.random.next().to_string() };
+            let loss = if self.random.chance(50) { String::new() } else { self.random.number().to_string() };
             self.server.options_mut().env.push(("NETSY_CRASHFS_SEED".to_owned(), loss));
             let recovered = self.server.command(&["crashfs-recover", &data.display().to_string()]);
             self.server.options_mut().env.pop();

@@ -7,6 +7,7 @@ use netsy_api::etcdserverpb as pb;
 use netsy_api::health::HealthCheckRequest;
 use netsy_api::health::health_check_response::ServingStatus;
 use netsy_e2e::{Kind, Server};
+use std::collections::BTreeSet;
 use tonic::Code;
 
 async fn ask(server: &Server, method: &str, path: &str) -> (u16, String) {
@@ -110,6 +111,46 @@ async fn version_and_metrics() {
         assert!(metrics.lines().any(|line| line.starts_with(name)), "{name} is not in /metrics");
     }
     assert_eq!(ask(&server, "GET", "/no/such/path").await.0, 404);
+}
+
+/// docs/metrics.md and a running node name the same metrics, of the same kinds, and none has an odd name.
+#[tokio::test]
+async fn every_metric_is_documented() {
+    if Kind::under_test() != Kind::Netsy {
+        return;
+    }
+    let server = Server::start().await;
+    let client = server.client().await;
+    client.put("a", "1").await;
+    let mut named = tonic::Request::new(netsy_e2e::ops::get("a"));
+    named.metadata_mut().insert("client-api-version", "3.5.0".parse().expect("a version"));
+    client.kv().range(named).await.expect("range");
+    let (_, metrics) = ask(&server, "GET", "/metrics").await;
+    let said: BTreeSet<(String, String)> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect();
+    let documented: BTreeSet<(String, String)> = include_str!("../../../../docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter_map(|(name, rest)| Some((name.to_owned(), rest.split_once(' ')?.0.to_owned())))
+        .collect();
+    let (missing, gone): (Vec<_>, Vec<_>) =
+        (said.difference(&documented).collect(), documented.difference(&said).collect());
+    assert!(missing.is_empty() && gone.is_empty(), "docs/metrics.md lacks {missing:?}, the node {gone:?}");
+    for (name, kind) in &said {
+        let known = ["etcd_", "grpc_server_", "process_", "netsy_"].iter().any(|prefix| name.starts_with(prefix));
+        assert!(known && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+        let ends = match kind.as_str() {
+            "counter" => name.ends_with("_total"),
+            "histogram" => name.ends_with("_seconds"),
+            _ => !name.starts_with("netsy_") || !name.ends_with("_total"),
+        };
+        assert!(ends, "{name} is a {kind}");
+        let help = format!("# HELP {name} ");
+        assert!(metrics.lines().any(|line| line.starts_with(&help)), "{name} has no help");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use crate::check::{fails, keys, revision};
 use netsy_api::etcdserverpb as pb;
 use netsy_e2e::ops::{self, delete_range, get, op, prefix, put, txn};
-use netsy_e2e::{Client, Server, raw_grpc};
+use netsy_e2e::{Client, Kind, Options, Server, raw_grpc};
 use prost::Message;
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -145,4 +145,39 @@ async fn a_flood_of_compares() {
 async fn still_serves(client: &Client) {
     client.put("still", "serves").await;
     assert_eq!(client.get("still").await.expect("still").value, "serves");
+}
+
+/// The quota counts what is on its way: writers at the same time do not get past it together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_stops_at_the_quota() {
+    if Kind::under_test() != Kind::Netsy {
+        return;
+    }
+    const QUOTA: u64 = 8 << 20;
+    // Small ones and ones that fill pages, since they take up room in different ways.
+    for length in [100, 2_500, 20_000] {
+        let server = Server::start_with(Options { quota_bytes: Some(QUOTA), ..Options::default() }).await;
+        let client = server.client().await;
+        let writers = (0..48).map(|writer| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                for at in 0.. {
+                    if let Err(status) = client.try_put(put(format!("k/{writer}/{at}"), vec![b'v'; length])).await {
+                        let nospace = "etcdserver: mvcc: database space exceeded";
+                        assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, nospace));
+                        return at * length as u64;
+                    }
+                }
+                0
+            })
+        });
+        let mut written = 0;
+        for writer in writers.collect::<Vec<_>>() {
+            written += writer.await.expect("a writer");
+        }
+        client.maintenance().defragment(pb::DefragmentRequest {}).await.expect("it reads the sizes anew");
+        let in_use = client.status().await.expect("status").db_size_in_use as u64;
+        assert!(in_use <= QUOTA, "{in_use} bytes in use");
+        assert!(in_use > QUOTA - (QUOTA / 8) && written > QUOTA / 4, "{in_use} bytes in use, {written} written");
+    }
 }

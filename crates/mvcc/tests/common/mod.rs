@@ -150,6 +150,18 @@ impl Harness {
         Ok(self.range_out(&reader.finish()))
     }
 
+    pub fn read_txn(&self, txn: &TxnRequest, budget: usize) -> Result<(TxnResult, Revision), Error> {
+        let mut reader = TxnReader::new(txn, &self.store, &self.db)?;
+        while !reader.step(&self.store, budget)? {}
+        Ok(self.finish_txn(reader))
+    }
+
+    pub fn finish_txn(&self, mut reader: TxnReader) -> (TxnResult, Revision) {
+        let values: Vec<Bytes> = reader.wanted().into_iter().map(|at| self.db.value(at).unwrap()).collect();
+        reader.fill(values);
+        reader.finish()
+    }
+
     pub fn range_out(&self, range: &RangeResult) -> RangeOut {
         RangeOut {
             kvs: range.kvs.iter().map(|kv| self.kv(kv)).collect(),

@@ -54,11 +54,9 @@ fn read_object(url: &str, scheme: &str, rest: &str) -> anyhow::Result<Vec<u8>> {
         .split_once('/')
         .filter(|(b, k)| !b.is_empty() && !k.is_empty())
         .ok_or_else(|| anyhow!("{url}: write {scheme}://bucket/key"))?;
+    // A store's address, credentials and leave to go without TLS come from the provider's usual environment.
     let mut storage = StorageConfig::new(provider);
     storage.bucket = bucket.to_string();
-    // An S3-compatible store's address comes from the usual environment, as does leave to go without TLS.
-    storage.endpoint = std::env::var("AWS_ENDPOINT_URL").ok();
-    storage.allow_http = std::env::var("AWS_ALLOW_HTTP").is_ok_and(|v| v == "true");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let buckets = netsy_objects::open(&storage).await?;

@@ -116,8 +116,8 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
     if !(1024..=64 << 20).contains(&config.request_bytes_max) {
         r.refuse("limits.request_bytes_max", "must be from 1 KiB to 64 MiB");
     }
-    if config.db_bytes_max < 1 << 20 {
-        r.refuse("limits.db_bytes_max", "must be at least 1 MiB");
+    if !(1 << 20..=1 << 60).contains(&config.db_bytes_max) {
+        r.refuse("limits.db_bytes_max", "must be from 1 MiB to 1048576 TiB");
     }
     if config.read_lease > Duration::from_secs(60) {
         r.refuse("replication.read_lease", "must be at most \"60s\": a new Primary waits that long before it serves");

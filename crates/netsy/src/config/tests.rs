@@ -82,3 +82,30 @@ proptest::proptest! {
         let _ = parse(&format!("{{\"{key}\": {value}}}"));
     }
 }
+
+/// A whole file with every kind of value, changed at random.
+#[test]
+fn fuzz_configuration() {
+    use netsy_fuzz::Verdict;
+    let whole = r#"{ // a cluster
+        "cluster_id": "prod-1", /* its name */
+        "storage": { "provider": "s3", "bucket_name": "b", "key_prefix": "p/q", "endpoint": "http://127.0.0.1:9000",
+            "region": "eu-west-1", "path_style": true, "allow_http": true, "class": "STANDARD", "timeout": "10s" },
+        "replication": { "quorum": 0, "copies_min": 2, "chunk_buffer": { "threshold_size_mb": 4, "threshold_age": "1s" } },
+        "snapshot": { "threshold_records": 10000, "retention": "24h", },
+        "limits": { "request_bytes_max": "1.5 MiB", "txn_ops_max": 128, "db_bytes_max": 8589934592 },
+        "compaction_interval": "5m", "drain_timeout": "30s",
+    }"#;
+    assert!(parse(whole).is_ok());
+    let corpus = [whole, MINIMAL].map(|text| text.as_bytes().to_vec());
+    netsy_fuzz::run("configuration", &corpus, 10_000, |input| Verdict::from(&parse(&String::from_utf8_lossy(input))));
+}
+
+/// Deeper than any stack.
+#[test]
+fn nesting_without_end_is_refused() {
+    for open in ["[", "{\"a\":", "/*", "\"", "[{\"cluster_id\":"] {
+        assert!(parse(&open.repeat(200_000)).is_err(), "{open}");
+        assert!(parse(&format!("{{\"cluster_id\": \"a\", \"storage\": {}", open.repeat(200_000))).is_err(), "{open}");
+    }
+}

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// No duration of a configuration is longer: a point in time that far ahead can still be computed with.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// A duration with its unit: `500ms`, `5s`, `3m`, `24h`, or several of them (`1m30s`).
 pub fn duration(text: &str) -> Result<Duration, String> {
     let bad =
@@ -26,6 +29,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         total = millis.and_then(|ms| total.checked_add(Duration::from_millis(ms))).ok_or_else(bad)?;
         rest = &rest[letters..];
     }
+    if total > DURATION_MAX {
+        return Err(format!("{text:?} is too long: at most {:?}, 100 years", show_duration(DURATION_MAX)));
+    }
     Ok(total)
 }
 
@@ -34,9 +40,9 @@ pub fn show_duration(d: Duration) -> String {
     let ms = d.as_millis();
     match ms {
         0 => "0s".into(),
-        _ if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
-        _ if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
-        _ if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
+        _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+        _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
         _ => format!("{ms}ms"),
     }
 }
@@ -74,7 +80,7 @@ pub fn show_bytes(n: u64) -> String {
         if n > 0 && n.is_multiple_of(1 << shift) {
             return format!("{} {unit}", n >> shift);
         }
-        if n >= 1 << shift && (n * 2).is_multiple_of(1 << shift) {
+        if n >= 1 << shift && n.is_multiple_of(1 << (shift - 1)) {
             return format!("{:.1} {unit}", n as f64 / (1u64 << shift) as f64);
         }
     }
@@ -90,7 +96,9 @@ mod tests {
         for (text, ms) in [("500ms", 500), ("5s", 5000), ("1m30s", 90_000), ("24h", 86_400_000), ("0s", 0)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for bad in ["", "5", "s", "5 s", "5d", "-5s", "1.5s", "99999999999999999999h", "18446744073709551615h"] {
+        for bad in
+            ["", "5", "s", "5 s", "5d", "-5s", "1.5s", "99999999999999999999h", "18446744073709551615h", "876001h"]
+        {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert_eq!(show_duration(Duration::from_millis(90_000)), "90s");
@@ -106,6 +114,9 @@ mod tests {
             assert!(bytes(bad).is_err(), "{bad}");
         }
         assert_eq!(show_bytes(1_572_864), "1.5 MiB");
+        for n in [u64::MAX, 1 << 63, 3 << 39] {
+            assert_eq!(bytes(&show_bytes(n)), Ok(n), "{n}");
+        }
         assert_eq!(show_bytes(8 << 30), "8 GiB");
     }
 }

@@ -138,7 +138,8 @@ impl RevisionEvents {
 
     /// Whether a watcher can be served without reading values first. `Err`: they cannot be read.
     pub(super) fn ready(&self, with_prev: bool) -> Result<bool, HistoryError> {
-        if !self.stored_value && !(with_prev && self.stored_prev) {
+        let stored = self.stored_value || (with_prev && self.stored_prev);
+        if !stored {
             return Ok(true);
         }
         match self.resolved.get() {

@@ -146,11 +146,9 @@ impl WatchItem {
         match self {
             Self::Live { events, deliveries } => {
                 // Deliveries are only looked through where something is stored at all.
-                if !events.ready(true)? {
-                    let wanted = deliveries.as_slice().iter().any(|d| d.prev_kv);
-                    if !events.ready(wanted)? {
-                        unready.push(events);
-                    }
+                let with_prev = || deliveries.as_slice().iter().any(|d| d.prev_kv);
+                if !events.ready(true)? && !events.ready(with_prev())? {
+                    unready.push(events);
                 }
             }
             Self::Replayed(replayed) => {

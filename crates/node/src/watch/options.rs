@@ -15,6 +15,12 @@ pub struct WatchOptions {
     pub replay_batch_bytes_max: usize,
     /// Watchers that share the rows of one replay round.
     pub replay_watchers_max: usize,
+    /// Deliveries gathered in one replay round, over all its watchers.
+    pub replay_deliveries_max: usize,
+    /// Previous key-values that replay asks the database for at once.
+    pub replay_previous_max: usize,
+    /// Recent events looked at under the hub's lock to make the watchers of one round synced.
+    pub join_events_max: usize,
     /// How often a watcher that asked for it is told the revision while nothing happens to its keys.
     pub progress_notify_interval: Duration,
 }
@@ -27,6 +33,9 @@ impl Default for WatchOptions {
             recent_revisions_max: 8192,
             replay_batch_bytes_max: 1 << 20,
             replay_watchers_max: 512,
+            replay_deliveries_max: 65_536,
+            replay_previous_max: 256,
+            join_events_max: 16_384,
             progress_notify_interval: Duration::from_secs(600),
         }
     }

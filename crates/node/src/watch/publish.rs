@@ -20,7 +20,7 @@ impl State {
         }
         self.published = revision;
         if self.watcher_count == 0 {
-            self.recent.clear();
+            // The recent events were let go with the last watcher.
             return;
         }
         let committed = Arc::new(committed);

@@ -15,14 +15,9 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// Deliveries gathered in one round, over all its watchers.
-const ROUND_DELIVERIES_MAX: usize = 65_536;
 /// Revisions taken from the recent ones in one round.
 const RECENT_ROUND_REVISIONS_MAX: usize = 1024;
-/// Events looked at under the hub's lock to make the watchers of one round synced.
-const JOIN_EVENTS_MAX: usize = 16_384;
-/// Previous key-values asked for at once, and how many batches' worth of their bytes a round takes.
-const PREVIOUS_KEYS_MAX: usize = 256;
+/// How many batches' worth of bytes of previous key-values a round takes.
 const PREVIOUS_BATCHES_MAX: usize = 4;
 /// How long to wait for the database to have what was published already.
 const LAG_WAIT: Duration = Duration::from_millis(2);
@@ -148,7 +143,7 @@ impl Shared {
                 }
             }
         };
-        let mut matched = find_matches(targets, revisions, &mut through);
+        let mut matched = find_matches(targets, revisions, self.options.replay_deliveries_max, &mut through);
         if from_database {
             self.add_previous(targets, &mut matched, &mut through)?;
         }
@@ -197,7 +192,7 @@ impl Shared {
         let mut bytes = 0;
         let mut done = 0;
         while done < wanted.len() {
-            let some = &wanted[done..wanted.len().min(done + PREVIOUS_KEYS_MAX)];
+            let some = &wanted[done..wanted.len().min(done + self.options.replay_previous_max.max(1))];
             let keys: Vec<(Bytes, Revision)> = some.iter().map(|(_, _, key)| key.clone()).collect();
             let previous = self.history.previous(&keys)?;
             if previous.len() != keys.len() {
@@ -227,7 +222,7 @@ impl Shared {
     fn hand_over(&self, targets: &[Target], mut found: Found) -> Round {
         let mut wakers: Vec<Waker> = Vec::new();
         let mut state = self.state.lock();
-        let mut joining = Joining { budget: JOIN_EVENTS_MAX, made: HashMap::new() };
+        let mut joining = Joining { budget: self.options.join_events_max, made: HashMap::new() };
         let mut worked = false;
         // A stream pays once for events that several of its watchers get.
         let mut order: Vec<usize> = (0..targets.len()).collect();
@@ -303,7 +298,12 @@ fn recent_from(state: &State, from: Revision, bytes_max: usize) -> Vec<Arc<Commi
 }
 
 /// Which events are for which targets; lowers `through` where they become too many for one round.
-fn find_matches(targets: &[Target], revisions: Vec<Arc<CommittedEvents>>, through: &mut Revision) -> Vec<Matched> {
+fn find_matches(
+    targets: &[Target],
+    revisions: Vec<Arc<CommittedEvents>>,
+    deliveries_max: usize,
+    through: &mut Revision,
+) -> Vec<Matched> {
     let mut matcher = Matcher::default();
     for (i, target) in targets.iter().enumerate() {
         matcher.add(KeyRange::clone(&target.wanted.range), i as u32);
@@ -335,7 +335,7 @@ fn find_matches(targets: &[Target], revisions: Vec<Arc<CommittedEvents>>, throug
         }
         deliveries += hits.len();
         matched.push(Matched { committed, hits });
-        if deliveries >= ROUND_DELIVERIES_MAX {
+        if deliveries >= deliveries_max {
             *through = revision;
             break;
         }

@@ -1,6 +1,6 @@
 //! The hub's state: its watchers and streams, and every change of state a watcher can make.
 
-use super::events::{CommittedEvents, RevisionEvents, Selection};
+use super::events::RevisionEvents;
 use super::item::{CreateError, Deliveries, StreamEnd, WatchItem};
 use super::options::WatchOptions;
 use super::range::watched;

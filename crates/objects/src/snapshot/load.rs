@@ -5,7 +5,7 @@ use crate::format::{PartFile, decode_part};
 use crate::keys::{self, SnapshotKey};
 use crate::log_reader::{ReadBudget, decode};
 use crate::manifest::{JsonObject, SnapshotManifest, SnapshotPart};
-use crate::read::{ReadError, get, list_all};
+use crate::read::{ReadError, get, list_all, twice};
 use futures::stream::{self, BoxStream, StreamExt};
 use netsy_api::ids::LogIndex;
 use netsy_api::log::Row;
@@ -42,6 +42,10 @@ pub async fn read_snapshot_manifest(
     cluster_id: &str,
     index: LogIndex,
 ) -> Result<SnapshotManifest, ReadError> {
+    twice(|| read_manifest(bucket, cluster_id, index)).await
+}
+
+async fn read_manifest(bucket: &dyn Bucket, cluster_id: &str, index: LogIndex) -> Result<SnapshotManifest, ReadError> {
     let key = keys::snapshot_manifest(index);
     let bytes = get(bucket, &key).await?;
     let manifest = SnapshotManifest::from_json(&bytes).map_err(|e| ReadError::manifest(&key, &e))?;
@@ -87,7 +91,7 @@ pub(super) fn read_parts(
                 Some(part) => budget.take(part.bytes.saturating_add(part.rows_bytes)).await,
                 None => None,
             };
-            async move { read_part(&*bucket, &manifest, number).await.map(|part| (part, room)) }
+            async move { twice(|| read_part(&*bucket, &manifest, number)).await.map(|part| (part, room)) }
         }
     });
     let mut failed = false;

@@ -5,7 +5,6 @@
 #![allow(dead_code)]
 
 pub mod fake;
-pub mod servers;
 pub mod sim_fs;
 pub mod token_server;
 

@@ -4,6 +4,7 @@
 //! shared with the store, so a long list costs memory for a piece, not for a second copy of itself.
 
 use crate::grpc::message::PREFIX_BYTES;
+use crate::grpc::pieces::PieceBuffer;
 use crate::grpc::reply::{Body, put_prefix};
 use crate::grpc::status::{Code, Status};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -14,7 +15,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Answers up to this size are made in one piece.
-const PIECE_BYTES: usize = 64 << 10;
+const PIECE_BYTES: usize = PieceBuffer::BYTES;
 /// A value from this size on is sent as it lies in memory, without being copied into a piece.
 const OWN_PIECE_BYTES: usize = 32 << 10;
 /// The most bytes of a message that gRPC peers take.
@@ -38,14 +39,17 @@ pub(crate) fn range_response(
             format!("grpc: trying to send message larger than max ({length} vs. {MESSAGE_BYTES_MAX})"),
         ));
     }
-    let whole = length <= PIECE_BYTES;
-    let mut out = BytesMut::with_capacity(if whole { PREFIX_BYTES + length } else { PIECE_BYTES });
-    put_prefix(&mut out, length);
-    encode_key(1, WireType::LengthDelimited, &mut out);
-    encode_varint(header_len as u64, &mut out);
-    header.encode_raw(&mut out);
+    let put_head = |out: &mut dyn BufMut| {
+        let mut out = out;
+        put_prefix(&mut out, length);
+        encode_key(1, WireType::LengthDelimited, &mut out);
+        encode_varint(header_len as u64, &mut out);
+        header.encode_raw(&mut out);
+    };
     let tail = Tail { more, count };
-    if whole {
+    if length <= PIECE_BYTES {
+        let mut out = BytesMut::with_capacity(PREFIX_BYTES + length);
+        put_head(&mut out);
         for kv in &kvs {
             put_kv_head(kv, &mut out);
             out.put_slice(value_of(kv));
@@ -54,6 +58,8 @@ pub(crate) fn range_response(
         tail.put(&mut out);
         return Ok(Body::Whole(out.freeze()));
     }
+    let mut out = PieceBuffer::take();
+    put_head(out.bytes());
     Ok(Body::Pieces(Box::new(Pieces { kvs: kvs.into_iter(), out, own: None, tail: Some(tail), _slot: slot })))
 }
 
@@ -63,7 +69,7 @@ struct Tail {
 }
 
 impl Tail {
-    fn put(&self, out: &mut BytesMut) {
+    fn put(&self, out: &mut impl BufMut) {
         if self.more {
             out.put_slice(&[3 << 3, 1]);
         }
@@ -76,11 +82,17 @@ impl Tail {
 
 struct Pieces {
     kvs: std::vec::IntoIter<KvRef>,
-    out: BytesMut,
+    out: PieceBuffer,
     /// A large value that comes next, and what follows it.
     own: Option<(Bytes, KvRef)>,
     tail: Option<Tail>,
     _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Pieces {
+    fn hand_out(&mut self) -> Bytes {
+        std::mem::replace(&mut self.out, PieceBuffer::take()).freeze()
+    }
 }
 
 impl Iterator for Pieces {
@@ -88,32 +100,31 @@ impl Iterator for Pieces {
 
     fn next(&mut self) -> Option<Bytes> {
         if let Some((value, kv)) = self.own.take() {
-            self.out = BytesMut::with_capacity(PIECE_BYTES);
-            put_kv_tail(&kv, &mut self.out);
+            put_kv_tail(&kv, self.out.bytes());
             return Some(value);
         }
-        while self.out.len() < PIECE_BYTES {
+        let out = self.out.bytes();
+        while out.len() < PIECE_BYTES {
             let Some(kv) = self.kvs.next() else { break };
-            put_kv_head(&kv, &mut self.out);
+            put_kv_head(&kv, out);
             match &kv.value {
                 ValueRef::Here(value) if value.len() >= OWN_PIECE_BYTES => {
                     self.own = Some((value.clone(), kv));
-                    return Some(std::mem::take(&mut self.out).freeze());
+                    return Some(self.hand_out());
                 }
-                _ => self.out.put_slice(value_of(&kv)),
+                _ => out.put_slice(value_of(&kv)),
             }
-            put_kv_tail(&kv, &mut self.out);
+            put_kv_tail(&kv, out);
         }
-        if self.out.len() < PIECE_BYTES {
+        if out.len() < PIECE_BYTES {
             if let Some(tail) = self.tail.take() {
-                tail.put(&mut self.out);
+                tail.put(out);
             }
-            if self.out.is_empty() {
+            if out.is_empty() {
                 return None;
             }
-            return Some(std::mem::take(&mut self.out).freeze());
         }
-        Some(std::mem::replace(&mut self.out, BytesMut::with_capacity(PIECE_BYTES + OWN_PIECE_BYTES)).freeze())
+        Some(self.hand_out())
     }
 }
 
@@ -149,7 +160,7 @@ pub(crate) fn kv_len(kv: &KvRef) -> usize {
 }
 
 /// The `kvs` field up to where the value's bytes stand.
-fn put_kv_head(kv: &KvRef, out: &mut BytesMut) {
+fn put_kv_head(kv: &KvRef, out: &mut impl BufMut) {
     out.put_u8(2 << 3 | 2);
     encode_varint(kv_len(kv) as u64, out);
     if !kv.key.is_empty() {
@@ -168,11 +179,11 @@ fn put_kv_head(kv: &KvRef, out: &mut BytesMut) {
 }
 
 /// What follows the value's bytes.
-fn put_kv_tail(kv: &KvRef, out: &mut BytesMut) {
+fn put_kv_tail(kv: &KvRef, out: &mut impl BufMut) {
     put_int(6, kv.lease.0, out);
 }
 
-fn put_int(tag: u8, number: i64, out: &mut BytesMut) {
+fn put_int(tag: u8, number: i64, out: &mut impl BufMut) {
     if number != 0 {
         out.put_u8(tag << 3);
         encode_varint(number as u64, out);

@@ -3,6 +3,7 @@
 pub(crate) mod call;
 pub(crate) mod deadline;
 pub(crate) mod message;
+pub(crate) mod pieces;
 pub(crate) mod reply;
 pub(crate) mod rpc;
 pub mod status;

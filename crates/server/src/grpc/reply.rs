@@ -52,7 +52,7 @@ pub(crate) fn framed<M: Message>(message: &M) -> Bytes {
 
 /// The prefix of a message of `length` bytes. Lengths past 4 GiB cannot be sent and are cut off
 /// by the limits on what a response may hold.
-pub(crate) fn put_prefix(out: &mut BytesMut, length: usize) {
+pub(crate) fn put_prefix(out: &mut impl BufMut, length: usize) {
     out.put_u8(0);
     out.put_u32(length as u32);
 }

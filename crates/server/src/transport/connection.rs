@@ -88,6 +88,7 @@ where
     let greeting_wire = wire.clone();
     let mut handshake = pin!(builder.handshake::<_, Bytes>(wire.clone()));
     let greeted = poll_fn(move |cx| {
+        greeting_wire.begin_turn();
         let result = handshake.as_mut().poll(cx);
         match greeting_wire.poll_drain(cx) {
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
@@ -157,6 +158,7 @@ struct Driver<S, R> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin, R: Routes> Driver<S, R> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.begin_turn();
         // Who does not take answers does not get to ask more.
         if self.wire.is_congested() {
             if let Poll::Ready(result) = self.wire.poll_drain(cx) {

@@ -5,6 +5,7 @@
 //! shared by the HTTP/2 library, which reads and fills the buffer, and the connection's driver,
 //! which empties it; both run in the same task, so the lock is never waited for.
 
+use super::authority::AuthorityMender;
 use super::frame_meter::FrameMeter;
 use crate::metrics::Traffic;
 use parking_lot::Mutex;
@@ -18,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const WRITE_BYTES: usize = 64 << 10;
 /// The most the buffer takes while the socket does not.
 const HELD_BYTES_MAX: usize = 256 << 10;
+/// What one connection writes before the other tasks of its thread get a turn.
+const TURN_BYTES: usize = 256 << 10;
 /// A buffer larger than this is given back once everything is written out.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 /// A write of this size is likely one of many: room for all of them is made at once.
@@ -41,11 +44,14 @@ struct Inner<S> {
     head_read: usize,
     out: Vec<u8>,
     out_sent: usize,
+    /// Bytes that may be framed before this connection has to let others run.
+    turn: usize,
     /// Everything the HTTP/2 library has framed is in `out`: frames may be put between.
     at_boundary: bool,
     /// Every flush goes to the socket, as HTTP/1 wants it.
     through: bool,
     meter: FrameMeter,
+    mender: AuthorityMender,
     reads: u64,
     traffic: Traffic,
 }
@@ -58,9 +64,11 @@ impl<S> Wire<S> {
             head_read: 0,
             out: Vec::new(),
             out_sent: 0,
+            turn: TURN_BYTES,
             at_boundary: true,
             through: false,
             meter: FrameMeter::new(),
+            mender: AuthorityMender::new(),
             reads: 0,
             traffic,
         })))
@@ -69,6 +77,11 @@ impl<S> Wire<S> {
     /// From now on every flush goes to the socket.
     pub(crate) fn write_through(&self) {
         self.0.lock().through = true;
+    }
+
+    /// A new turn of the connection's task begins.
+    pub(crate) fn begin_turn(&self) {
+        self.0.lock().turn = TURN_BYTES;
     }
 
     /// Whether there is something to write out.
@@ -175,6 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
             inner.traffic.received(buf.filled().len() - before);
         }
         if !inner.through {
+            inner.mender.mend(&mut buf.filled_mut()[before..]);
             inner.meter.observe(&buf.filled()[before..]);
         }
         inner.reads += 1;
@@ -185,6 +199,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.lock();
+        if inner.turn == 0 && !inner.through {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if inner.pending() >= WRITE_BYTES {
             if let Poll::Ready(result) = inner.poll_drain(cx) {
                 result?;
@@ -203,6 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             inner.out.reserve_exact(room);
         }
         inner.out.extend_from_slice(taken);
+        inner.turn = inner.turn.saturating_sub(taken.len());
         Poll::Ready(Ok(taken.len()))
     }
 

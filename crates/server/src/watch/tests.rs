@@ -429,7 +429,7 @@ async fn a_revision_comes_whole_and_large_ones_in_fragments_if_wished() {
             assert_eq!(answer.fragment, !last);
         }
     }
-    assert_eq!(wholes, [names.clone()]);
+    assert_eq!(wholes, std::slice::from_ref(&names));
     // 2 MiB: two events of 700 KiB each.
     assert_eq!(fragments.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 2, 1]);
     assert_eq!(fragments.concat(), names);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use netsy_api::ids::{LeaseId, Position, Revision};
 use netsy_mvcc::{Event, EventKind, KvRef, ValueRef};
 use netsy_node::watch::{CommittedEvents, History, HistoryBatch, HistoryError};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// One key change as it truly happened.
@@ -46,6 +46,8 @@ pub struct WorldState {
     next_position: u64,
     /// Reading the database fails.
     pub broken: bool,
+    /// Happens while the database is being read, one at each call.
+    pub midway: VecDeque<Box<dyn FnOnce() + Send>>,
 }
 
 #[derive(Clone)]
@@ -65,6 +67,16 @@ impl World {
 
     pub fn lock(&self) -> MutexGuard<'_, WorldState> {
         self.0.lock().unwrap()
+    }
+
+    /// What another thread might do just now.
+    pub fn interrupt(&self) -> bool {
+        let happening = self.lock().midway.pop_front();
+        let any = happening.is_some();
+        if let Some(happening) = happening {
+            happening();
+        }
+        any
     }
 
     /// Commits one transaction: (key, value), None deletes a key if it is there. Returns the events, or
@@ -154,6 +166,7 @@ impl History for World {
     }
 
     fn read(&self, from: Revision, until: Revision, bytes_max: usize) -> Result<HistoryBatch, HistoryError> {
+        self.interrupt();
         let state = self.lock();
         if state.broken {
             return Err(HistoryError("the disk is gone".into()));
@@ -180,6 +193,7 @@ impl History for World {
     }
 
     fn previous(&self, wanted: &[(Bytes, Revision)]) -> Result<Vec<Option<KvRef>>, HistoryError> {
+        self.interrupt();
         let state = self.lock();
         let find = |(key, at): &(Bytes, Revision)| {
             let mut versions = state.changes.range(..=*at).rev().flat_map(|(_, changes)| changes);
@@ -193,6 +207,7 @@ impl History for World {
     }
 
     fn values(&self, at: &[Position]) -> Result<Vec<Option<Bytes>>, HistoryError> {
+        self.interrupt();
         let state = self.lock();
         if state.broken {
             return Err(HistoryError("the disk is gone".into()));

@@ -1,8 +1,8 @@
 //! The watch hub against an obvious model, under random interleavings of everything that can happen
 //! around it: its promises (etcd.md 2.5, 7.2) are checked by an observer at each stream.
 
-mod watch_support;
-
+use crate::observer::Observer;
+use crate::world::World;
 use bytes::Bytes;
 use netsy_api::ids::Revision;
 use netsy_mvcc::Event;
@@ -11,8 +11,6 @@ use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use watch_support::observer::Observer;
-use watch_support::world::World;
 
 const BACKLOG_BYTES_MAX: usize = 6_000;
 
@@ -35,8 +33,12 @@ enum Op {
     Drain(usize, usize),
     /// A round of the hub's threads, some milliseconds later.
     Step(u64),
+    /// The same, while the database is read things happen.
+    StepMidway(Vec<Op>),
     /// What is not published yet never will be: the state came in a snapshot.
     Skip,
+    /// Some of it is not, what follows is.
+    Gap(usize, usize),
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +71,19 @@ fn create_op() -> impl Strategy<Value = CreateOp> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
+    let midway = prop_oneof![
+        3 => (1usize..6).prop_map(Op::Publish),
+        2 => (0i64..8).prop_map(Op::Compact),
+        1 => (any::<usize>(), create_op()).prop_map(|(s, c)| Op::Create(s, c)),
+        1 => (any::<usize>(), any::<usize>()).prop_map(|(s, w)| Op::Cancel(s, w)),
+    ];
+    prop_oneof![
+        6 => plain_op(),
+        1 => prop::collection::vec(midway, 1..4).prop_map(Op::StepMidway),
+    ]
+}
+
+fn plain_op() -> impl Strategy<Value = Op> {
     let write = (0u8..5, prop_oneof![3 => (0u16..900).prop_map(Some), 1 => Just(None)]);
     prop_oneof![
         12 => (prop::collection::vec(write, 1..4), any::<bool>()).prop_map(|(w, s)| Op::Commit(w, s)),
@@ -84,6 +99,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (any::<usize>(), 1usize..4000).prop_map(|(s, b)| Op::Drain(s, b)),
         12 => (0u64..8).prop_map(Op::Step),
         1 => Just(Op::Skip),
+        1 => (0usize..4, 1usize..3).prop_map(|(at, n)| Op::Gap(at, n)),
     ]
 }
 
@@ -106,8 +122,11 @@ impl Run {
             watch_backlog_bytes_max: BACKLOG_BYTES_MAX,
             recent_bytes_max: 4_000,
             recent_revisions_max: 5,
-            replay_batch_bytes_max: 30,
+            replay_batch_bytes_max: 60,
             replay_watchers_max: 3,
+            replay_deliveries_max: 5,
+            replay_previous_max: 2,
+            join_events_max: 6,
             progress_notify_interval: Duration::from_millis(10),
         };
         let hub = WatchHub::without_threads(Arc::new(world.clone()), Revision(1), options);
@@ -125,6 +144,55 @@ impl Run {
         self.hub.publish(self.unpublished.drain(..count).collect());
     }
 
+    /// An op as something that another thread might do.
+    fn deferred(&mut self, op: Op) -> Box<dyn FnOnce() + Send> {
+        match op {
+            Op::Publish(count) => {
+                let count = count.min(self.unpublished.len());
+                let some: Vec<Vec<Event>> = self.unpublished.drain(..count).collect();
+                let hub = self.hub.clone();
+                Box::new(move || hub.publish(some))
+            }
+            Op::Compact(back) => {
+                let world = self.world.clone();
+                let to = Revision(world.lock().visible.0 - back);
+                Box::new(move || {
+                    world.compact(to);
+                    world.remove_rows();
+                })
+            }
+            Op::Create(number, create) => {
+                let new = self.new_watch(&create);
+                self.observer(number).map_or_else(|| Box::new(|| ()) as _, |o| o.create(new))
+            }
+            Op::Cancel(number, which) => {
+                self.observer(number).map_or_else(|| Box::new(|| ()) as _, |o| o.cancel(which))
+            }
+            _ => Box::new(|| ()),
+        }
+    }
+
+    fn new_watch(&self, create: &CreateOp) -> NewWatch {
+        let visible = self.world.lock().visible.0;
+        let end = match create.end {
+            0..=2 => Bytes::new(),
+            3 => Bytes::from_static(b"\0"),
+            4 => key(create.key),
+            other => key(create.key + other - 4),
+        };
+        NewWatch {
+            watch_id: create.id,
+            key: key(create.key),
+            range_end: end,
+            start_revision: create.start.map_or(0, |s| if s == -12 { -1 } else { (visible + s).max(0) }),
+            no_put: create.no_put,
+            no_delete: create.no_delete,
+            prev_kv: create.prev_kv,
+            fragment: create.prev_kv,
+            progress_notify: create.progress_notify,
+        }
+    }
+
     fn apply(&mut self, op: Op) {
         match op {
             Op::Commit(writes, stored) => {
@@ -139,7 +207,7 @@ impl Run {
                     self.unpublished.push_back(events);
                 }
             }
-            Op::Publish(count) => self.publish(count),
+            Op::Publish(_) | Op::Create(..) | Op::Cancel(..) => self.deferred(op)(),
             Op::Store(count) => {
                 let mut state = self.world.lock();
                 state.readable = Revision(state.readable.0 + count).min(state.visible);
@@ -160,34 +228,6 @@ impl Run {
                     self.observers.remove(at);
                 }
             }
-            Op::Create(number, create) => {
-                let visible = self.world.lock().visible.0;
-                let end = match create.end {
-                    0..=2 => Bytes::new(),
-                    3 => Bytes::from_static(b"\0"),
-                    4 => key(create.key),
-                    other => key(create.key + other - 4),
-                };
-                let new = NewWatch {
-                    watch_id: create.id,
-                    key: key(create.key),
-                    range_end: end,
-                    start_revision: create.start.map_or(0, |s| if s == -12 { -1 } else { (visible + s).max(0) }),
-                    no_put: create.no_put,
-                    no_delete: create.no_delete,
-                    prev_kv: create.prev_kv,
-                    fragment: create.prev_kv,
-                    progress_notify: create.progress_notify,
-                };
-                if let Some(observer) = self.observer(number) {
-                    observer.create(new);
-                }
-            }
-            Op::Cancel(number, which) => {
-                if let Some(observer) = self.observer(number) {
-                    observer.cancel(which);
-                }
-            }
             Op::Progress(number) => {
                 if let Some(observer) = self.observer(number) {
                     observer.request_progress();
@@ -201,6 +241,20 @@ impl Run {
             Op::Step(millis) => {
                 self.now += Duration::from_millis(millis);
                 self.hub.step(self.now);
+            }
+            Op::StepMidway(ops) => {
+                let midway: VecDeque<_> = ops.into_iter().map(|op| self.deferred(op)).collect();
+                self.world.lock().midway = midway;
+                self.hub.step(self.now);
+                while self.world.interrupt() {}
+            }
+            Op::Gap(at, count) => {
+                if at < self.unpublished.len() {
+                    let end = (at + count).min(self.unpublished.len() - 1);
+                    self.unpublished.drain(at..end.max(at));
+                }
+                let mut state = self.world.lock();
+                state.readable = state.visible;
             }
             Op::Skip => {
                 self.unpublished.clear();

@@ -69,8 +69,19 @@ fn open(folder: &Path, vfs: bool) -> (Writer, Readers) {
         crash_vfs::enable(folder).expect("enable");
         options.vfs = Some(crash_vfs::register().expect("register").to_string());
     }
-    let (writer, readers, _) = LocalDb::open(folder, &options).expect("open");
-    (writer, readers)
+    // Another test's child, between its fork and its exec, may still hold the lock of a database that is closed here.
+    let give_up = Instant::now() + Duration::from_secs(10);
+    loop {
+        match LocalDb::open(folder, &options) {
+            Err(netsy_localdb::Error::InUse { .. }) if Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => {
+                let (writer, readers, _) = opened.expect("open");
+                return (writer, readers);
+            }
+        }
+    }
 }
 
 /// Does nothing as a test; as a child process, works until it is killed.

@@ -7,22 +7,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use netsy_fakestore::BUCKET;
-use netsy_objects::{Encryption, Provider, StorageConfig};
-
-use super::fake::credentials;
+use crate::BUCKET;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A running server; killed when dropped.
-pub struct Server {
+/// The key id that these servers are given.
+pub const KEY_ID: &str = "test";
+/// And the secret that belongs to it.
+pub const SECRET: &str = "testtest";
+
+/// A running server with the bucket [`BUCKET`]; killed when dropped. Where it cannot be started, the test panics.
+pub struct RealServer {
     name: &'static str,
     child: Child,
     port: u16,
     dir: tempfile::TempDir,
 }
 
-impl Drop for Server {
+impl Drop for RealServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -67,20 +69,19 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-impl Server {
-    fn start(name: &'static str, port: u16, dir: tempfile::TempDir, command: &mut Command) -> Server {
-        credentials();
+impl RealServer {
+    fn start(name: &'static str, port: u16, dir: tempfile::TempDir, command: &mut Command) -> RealServer {
         let log = File::create(dir.path().join("server.log")).unwrap();
         let child = command
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "testtest")
+            .env("AWS_ACCESS_KEY_ID", KEY_ID)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET)
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
             .unwrap_or_else(|e| panic!("{name} cannot be started: {e}"));
-        let mut server = Server { name, child, port, dir };
+        let mut server = RealServer { name, child, port, dir };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let give_up = Instant::now() + START_TIMEOUT;
         while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
@@ -95,17 +96,13 @@ impl Server {
         std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
     }
 
-    pub fn config(&self) -> StorageConfig {
-        StorageConfig {
-            bucket: BUCKET.into(),
-            endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
-            allow_http: true,
-            encryption: Encryption::None,
-            ..StorageConfig::new(Provider::S3)
-        }
+    /// `http://127.0.0.1:port`
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn seaweedfs() -> Server {
+    /// SeaweedFS, which is fit.
+    pub fn seaweedfs() -> RealServer {
         let dir = tempfile::tempdir().unwrap();
         let [s3, master, volume, filer, admin, extra] = free_ports();
         let mut command = Command::new(tool("venv/bin/weed"));
@@ -122,32 +119,35 @@ impl Server {
         }
         // Its other listeners have fixed ports, on which two tests would meet.
         command.args([format!("-s3.port.iceberg={extra}"), "-s3.port.lance=0".into()]);
-        let server = Server::start("SeaweedFS", s3, dir, &mut command);
+        let server = RealServer::start("SeaweedFS", s3, dir, &mut command);
         server.wait_for_bucket();
         server
     }
 
-    pub fn moto() -> Server {
+    /// moto, which is fit.
+    pub fn moto() -> RealServer {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         let mut command = Command::new(tool("venv/bin/moto_server"));
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let server = Server::start("moto", port, dir, &mut command);
+        let server = RealServer::start("moto", port, dir, &mut command);
         assert_eq!(server.request("PUT"), Some(200), "moto made no bucket");
         server
     }
 
-    pub fn rclone() -> Server {
+    /// rclone's server, which ignores conditions.
+    pub fn rclone() -> RealServer {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         std::fs::create_dir_all(dir.path().join("data").join(BUCKET)).unwrap();
         let mut command = Command::new(tool("venv/bin/rclone"));
         command.args(["serve", "s3", "--config", "/dev/null", "--auth-key", "test,testtest"]);
         command.args([format!("--addr=127.0.0.1:{port}"), dir.path().join("data").display().to_string()]);
-        Server::start("rclone", port, dir, &mut command)
+        RealServer::start("rclone", port, dir, &mut command)
     }
 
-    pub fn s3s_fs() -> Server {
+    /// s3s-fs, whose conditions lose races.
+    pub fn s3s_fs() -> RealServer {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         std::fs::create_dir_all(dir.path().join("data").join(BUCKET)).unwrap();
@@ -163,7 +163,7 @@ impl Server {
             &port.to_string(),
         ]);
         command.arg(dir.path().join("data"));
-        Server::start("s3s-fs", port, dir, &mut command)
+        RealServer::start("s3s-fs", port, dir, &mut command)
     }
 
     /// An unsigned request for the bucket; its status.

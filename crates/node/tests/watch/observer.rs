@@ -1,6 +1,6 @@
 //! A client that checks everything a stream tells it against what truly happened.
 
-use super::world::World;
+use crate::world::World;
 use futures::task::noop_waker;
 use netsy_api::ids::Revision;
 use netsy_mvcc::{Event, EventKind, KeyRange};
@@ -8,7 +8,8 @@ use netsy_node::watch::{
     ALL_WATCHES, CreateError, NewWatch, RevisionEvents, Selection, StreamEnd, WatchHub, WatchItem, WatchStream,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 /// What is known of a watcher.
 #[derive(Debug)]
@@ -32,7 +33,7 @@ enum Asked {
 /// One client stream.
 pub struct Observer {
     world: World,
-    stream: WatchStream,
+    stream: Arc<WatchStream>,
     asked: VecDeque<Asked>,
     watched: BTreeMap<i64, Watched>,
     used: BTreeSet<i64>,
@@ -46,7 +47,7 @@ impl Observer {
     pub fn open(world: &World, hub: &WatchHub) -> Self {
         Self {
             world: world.clone(),
-            stream: hub.open(false),
+            stream: Arc::new(hub.open(false)),
             asked: VecDeque::new(),
             watched: BTreeMap::new(),
             used: BTreeSet::new(),
@@ -57,20 +58,26 @@ impl Observer {
         }
     }
 
-    pub fn create(&mut self, new: NewWatch) {
-        self.stream.create(new.clone());
-        self.asked.push_back(Asked::Create(new));
+    /// Creates a watcher when what is returned is called.
+    pub fn create(&mut self, new: NewWatch) -> Box<dyn FnOnce() + Send> {
+        self.asked.push_back(Asked::Create(new.clone()));
+        let stream = self.stream.clone();
+        Box::new(move || stream.create(new))
     }
 
-    /// Cancels the `nth` watcher, or one that is not there.
-    pub fn cancel(&mut self, nth: usize) {
+    /// Cancels the `nth` watcher, or one that is not there; at once, or when what is returned is called.
+    pub fn cancel(&mut self, nth: usize) -> Box<dyn FnOnce() + Send> {
+        let stream = self.stream.clone();
         let known: Vec<i64> = self.watched.keys().copied().collect();
-        let Some(&id) = known.get(nth % (known.len() + 1)) else { return self.stream.cancel(987_654) };
+        let Some(&id) = known.get(nth % (known.len() + 1)) else {
+            return Box::new(move || stream.cancel(987_654));
+        };
         // Another watcher may have the id by now: one cancel of it at a time.
-        if !self.asked.iter().any(|a| matches!(a, Asked::Cancel(asked) if *asked == id)) {
-            self.asked.push_back(Asked::Cancel(id));
-            self.stream.cancel(id);
+        if self.asked.iter().any(|a| matches!(a, Asked::Cancel(asked) if *asked == id)) {
+            return Box::new(|| ());
         }
+        self.asked.push_back(Asked::Cancel(id));
+        Box::new(move || stream.cancel(id))
     }
 
     pub fn request_progress(&self) {
@@ -99,9 +106,13 @@ impl Observer {
 
     /// Reads what there is, about `bytes_max`; false: there was nothing.
     pub fn drain(&mut self, bytes_max: usize) -> bool {
+        self.drain_with(&noop_waker(), bytes_max)
+    }
+
+    /// The same; where there is nothing, `waker` is woken once there is.
+    pub fn drain_with(&mut self, waker: &Waker, bytes_max: usize) -> bool {
         let mut items = VecDeque::new();
-        let waker = noop_waker();
-        match self.stream.poll_items(&mut Context::from_waker(&waker), &mut items, bytes_max) {
+        match self.stream.poll_items(&mut Context::from_waker(waker), &mut items, bytes_max) {
             Poll::Pending => assert!(items.is_empty()),
             Poll::Ready(Ok(())) => assert!(!items.is_empty()),
             Poll::Ready(Err(end)) => self.ended = Some(end),
@@ -109,6 +120,17 @@ impl Observer {
         let some = !items.is_empty();
         items.into_iter().for_each(|item| self.check(item));
         some
+    }
+
+    /// No answer to a request is awaited.
+    pub fn is_answered(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    /// Everything up to `published` was told to those that are not canceled.
+    pub fn is_complete(&self, published: Revision) -> bool {
+        let complete = |w: &Watched| w.canceled || self.next_due(w).is_none_or(|due| due > published);
+        self.asked.is_empty() && self.watched.values().all(complete)
     }
 
     fn check(&mut self, item: WatchItem) {
