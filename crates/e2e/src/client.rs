@@ -41,6 +41,11 @@ impl Client {
         }
     }
 
+    /// Over a connection made otherwise.
+    pub fn over(channel: Channel) -> Self {
+        Self { channel }
+    }
+
     /// The connection.
     pub fn channel(&self) -> Channel {
         self.channel.clone()

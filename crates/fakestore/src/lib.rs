@@ -41,7 +41,12 @@ pub struct FakeStore {
 impl FakeStore {
     /// Listens on a free loopback port.
     pub async fn start(dialect: Dialect) -> std::io::Result<FakeStore> {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+        Self::start_at(dialect, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// Listens there.
+    pub async fn start_at(dialect: Dialect, address: SocketAddr) -> std::io::Result<FakeStore> {
+        let listener = tokio::net::TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let state = Arc::new(State::new(dialect));
         let accepting = tokio::spawn(server::accept(listener, Arc::clone(&state)));
