@@ -94,8 +94,8 @@ pub struct ElectorLock {
 /// the manifest names it. Positive also where a client reads it as a signed number.
 pub fn usual_member_id(cluster_id: &str, node_id: &NodeId) -> u64 {
     let text = format!("{cluster_id}/{node_id}");
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     (hash >> 1).max(1)
 }

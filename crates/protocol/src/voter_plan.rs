@@ -64,7 +64,10 @@ impl Engine {
         // here, before there is one again (R9).
         let me = self.me.session;
         let lease_back = self.stop.is_none()
-            && self.primary.as_ref().is_some_and(|p| p.manifest.released == Some(me) && p.manifest.rule().election == 0);
+            && self
+                .primary
+                .as_ref()
+                .is_some_and(|p| p.manifest.released == Some(me) && p.manifest.rule().election == 0);
         if !numbers && plan.is_none() && !lease_back {
             return self.answer_leavers();
         }

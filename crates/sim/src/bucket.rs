@@ -73,14 +73,28 @@ pub struct Registered {
 #[derive(Clone, Debug)]
 pub enum Op {
     ReadManifest,
-    SwapManifest { expected: Option<Nonce>, new: Box<Manifest> },
+    SwapManifest {
+        expected: Option<Nonce>,
+        new: Box<Manifest>,
+    },
     ReadLock,
-    SwapLock { expected: Option<Nonce>, new: Box<ElectorLock> },
+    SwapLock {
+        expected: Option<Nonce>,
+        new: Box<ElectorLock>,
+    },
     ListNodes,
-    Register { node: RegisteredNode, boot: u64, by: u64, expected: Option<(Incarnation, u64)> },
+    Register {
+        node: RegisteredNode,
+        boot: u64,
+        by: u64,
+        expected: Option<(Incarnation, u64)>,
+    },
     /// What is registered for a node.
     ReadRegistration(NodeId),
-    MarkStopped { node: NodeId, incarnation: Incarnation },
+    MarkStopped {
+        node: NodeId,
+        incarnation: Incarnation,
+    },
     /// The greatest chunk number.
     ListEnd,
     GetChunk(ChunkSeq),

@@ -339,14 +339,16 @@ impl World {
             for entry in process.mem.iter().take(end).skip(from) {
                 let events: Vec<_> = convert::events(entry)
                     .into_iter()
-                    .filter(|e| e.kv.as_ref().is_some_and(|kv| {
-                        let key = &kv.key;
-                        if watcher.range_end.is_empty() {
-                            *key == watcher.key
-                        } else {
-                            *key >= watcher.key && *key < watcher.range_end
-                        }
-                    }))
+                    .filter(|e| {
+                        e.kv.as_ref().is_some_and(|kv| {
+                            let key = &kv.key;
+                            if watcher.range_end.is_empty() {
+                                *key == watcher.key
+                            } else {
+                                *key >= watcher.key && *key < watcher.range_end
+                            }
+                        })
+                    })
                     .collect();
                 if !events.is_empty() {
                     let told = Told::Events { events, fragment: false };

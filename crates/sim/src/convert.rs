@@ -5,7 +5,9 @@ use netsy_api::ids::{LeaseId, Revision};
 use netsy_api::log::{Entry, Mutation};
 use netsy_api::mvccpb::{self, KeyValue};
 use netsy_history::{Answer, Done, Outcome, RangeAnswer, Refusal, Request};
-use netsy_mvcc::{Error, KvRef, OpResult, Outcome as Written, RangeReader, RangeResult, Store, TxnResult, ValueRef, WriteRequest};
+use netsy_mvcc::{
+    Error, KvRef, OpResult, Outcome as Written, RangeReader, RangeResult, Store, TxnResult, ValueRef, WriteRequest,
+};
 
 pub fn key_value(kv: KvRef) -> KeyValue {
     KeyValue {
@@ -22,11 +24,7 @@ pub fn key_value(kv: KvRef) -> KeyValue {
 }
 
 fn range_answer(result: RangeResult) -> RangeAnswer {
-    RangeAnswer {
-        kvs: result.kvs.into_iter().map(key_value).collect(),
-        more: result.more,
-        count: result.count,
-    }
+    RangeAnswer { kvs: result.kvs.into_iter().map(key_value).collect(), more: result.more, count: result.count }
 }
 
 fn txn_answer(result: TxnResult) -> Answer {

@@ -309,9 +309,9 @@ impl World {
         status.role == Role::Primary
             && !status.changing
             && self.slots.iter().all(|s| {
-                s.process.as_ref().is_some_and(|p| {
-                    p.store.visible_index().0 + 20 >= end && p.engine.status(0).primary_ready
-                })
+                s.process
+                    .as_ref()
+                    .is_some_and(|p| p.store.visible_index().0 + 20 >= end && p.engine.status(0).primary_ready)
             })
     }
 }

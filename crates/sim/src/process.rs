@@ -71,7 +71,11 @@ pub enum To {
     /// The client of this operation.
     Client(u64),
     /// The node that sent it on.
-    Node { slot: usize, life: u64, op: u64 },
+    Node {
+        slot: usize,
+        life: u64,
+        op: u64,
+    },
     Nobody,
 }
 

@@ -55,8 +55,9 @@ fn settle(world: &mut World, calm_at: u64) -> bool {
             world.settled_at = Some(world.now);
         }
         let Some(settled) = world.settled_at else { continue };
-        let served = (0..world.slots.len())
-            .all(|slot| [true, false].iter().all(|w| world.clients.served.get(&(slot, *w)).is_some_and(|at| *at > settled)));
+        let served = (0..world.slots.len()).all(|slot| {
+            [true, false].iter().all(|w| world.clients.served.get(&(slot, *w)).is_some_and(|at| *at > settled))
+        });
         if served {
             break;
         }
@@ -84,7 +85,8 @@ fn settle(world: &mut World, calm_at: u64) -> bool {
 }
 
 fn quiet(world: &World) -> bool {
-    let ends: Vec<usize> = world.slots.iter().filter_map(|s| s.process.as_ref()).map(|p| p.store.visible_index().0 as usize).collect();
+    let ends: Vec<usize> =
+        world.slots.iter().filter_map(|s| s.process.as_ref()).map(|p| p.store.visible_index().0 as usize).collect();
     let uploaded = world.truth.objects.len();
     ends.iter().all(|end| *end == world.truth.entries.len()) && uploaded >= world.truth.entries.len()
 }
@@ -178,7 +180,10 @@ fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
         world.truth.counters.insert("ops", history.ops.len() as u64);
         if world.trace {
             for entry in &world.truth.entries {
-                eprintln!("ENTRY {} term {} revision {} {:?}", entry.index, entry.term, entry.revision, entry.mutations);
+                eprintln!(
+                    "ENTRY {} term {} revision {} {:?}",
+                    entry.index, entry.term, entry.revision, entry.mutations
+                );
             }
             for op in &history.ops {
                 eprintln!("OP {op}");

@@ -90,7 +90,8 @@ impl World {
                 Answer::Snapshot(Some(snapshot)) => {
                     let point = process.known_point();
                     let news = point.is_none_or(|p| p.seq < snapshot.covers.seq);
-                    let last = snapshot.entries.last().map_or(Run::default(), |e| Run { term: e.term, last_index: e.index });
+                    let last =
+                        snapshot.entries.last().map_or(Run::default(), |e| Run { term: e.term, last_index: e.index });
                     let runs = Runs::new(crate::bucket::runs_of(&snapshot.entries)).unwrap_or_default();
                     let covers = snapshot.covers;
                     if !news {
@@ -109,7 +110,8 @@ impl World {
                 }
                 Answer::Snapshot(None) => {
                     if let Some(process) = self.process(slot) {
-                        process.point = Some(Point { seq: ChunkSeq(0), term: Default::default(), last: Run::default() });
+                        process.point =
+                            Some(Point { seq: ChunkSeq(0), term: Default::default(), last: Run::default() });
                     }
                     self.load_next(slot, call);
                 }
@@ -117,7 +119,9 @@ impl World {
             },
             Why::Seal(call, seal) => match answer {
                 Answer::Created(true) => self.sealed(slot, call, &seal),
-                Answer::Created(false) => self.call(slot, life, Why::SealRead(call, seal.clone()), Op::GetChunk(seal.seq)),
+                Answer::Created(false) => {
+                    self.call(slot, life, Why::SealRead(call, seal.clone()), Op::GetChunk(seal.seq))
+                }
                 _ => self.done(slot, call, StoreResult::Unknown),
             },
             Why::SealRead(call, seal) => match answer {
@@ -129,7 +133,8 @@ impl World {
                         if let Some(process) = self.process(slot) {
                             process.point = Some(Point { seq: found.seq, term: found.term, last: seal.prev });
                         }
-                        let fact = ChunkFact { seq: found.seq, term: Default::default(), last_index: seal.prev.last_index };
+                        let fact =
+                            ChunkFact { seq: found.seq, term: Default::default(), last_index: seal.prev.last_index };
                         return self.done(slot, call, StoreResult::SealTaken(fact));
                     }
                     let fact = found.fact();
@@ -250,7 +255,7 @@ impl World {
         uploads.in_flight = Some(chunk.clone());
         uploads.since = now;
         let why = Why::Upload(chunk.term, chunk.seq);
-            self.call(slot, life, why, Op::Create(chunk));
+        self.call(slot, life, why, Op::Create(chunk));
     }
 
     fn uploaded(&mut self, slot: usize, term: Term, seq: ChunkSeq, answer: Answer) {

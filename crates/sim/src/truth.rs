@@ -45,9 +45,8 @@ impl Truth {
 
     /// A chunk landed at the end of the object log: one dense log, terms never fall.
     pub fn chunk_landed(&mut self, before: Option<&Chunk>, chunk: &Chunk) {
-        let (seq, term, last) = before.map_or((ChunkSeq(0), Default::default(), LogIndex(0)), |b| {
-            (b.seq, b.term, b.last().last_index)
-        });
+        let (seq, term, last) =
+            before.map_or((ChunkSeq(0), Default::default(), LogIndex(0)), |b| (b.seq, b.term, b.last().last_index));
         self.count(if chunk.entries.is_empty() { "seal" } else { "chunk" });
         if chunk.seq != seq.next() || chunk.term < term || chunk.prev.last_index != last {
             self.breach(format!(

@@ -93,12 +93,7 @@ impl Bench {
             me: process(0),
             address: String::new(),
             settings: Settings::default(),
-            stored: Stored {
-                promised: Term(0),
-                runs: runs(stored),
-                visible: LogIndex(visible),
-                led: None,
-            },
+            stored: Stored { promised: Term(0), runs: runs(stored), visible: LogIndex(visible), led: None },
             seed: 1,
             nodes: nodes.collect(),
         };
@@ -149,7 +144,9 @@ impl Bench {
                 Command::Local { seq, .. } if self.hold_disk => self.held.push(seq),
                 Command::Local { seq, .. } => self.engine.local_done(self.now, seq),
                 Command::Store { call, what } => self.answer(call, what),
-                Command::StartUploads { term, after, .. } => self.log_end = ChunkFact { seq: after, term, ..self.log_end },
+                Command::StartUploads { term, after, .. } => {
+                    self.log_end = ChunkFact { seq: after, term, ..self.log_end }
+                }
                 Command::Flush(to) if !self.hold_uploads && to > self.log_end.last_index => {
                     self.log_end.seq = self.log_end.seq.next();
                     self.log_end.last_index = to;
@@ -257,17 +254,24 @@ impl Bench {
 
     /// The greatest read that was let in.
     fn served(&self) -> u64 {
-        self.seen.iter().filter_map(|c| match c {
-            Command::ReadsReady { through, .. } => Some(through.0),
-            _ => None,
-        }).max().unwrap_or(0)
+        self.seen
+            .iter()
+            .filter_map(|c| match c {
+                Command::ReadsReady { through, .. } => Some(through.0),
+                _ => None,
+            })
+            .max()
+            .unwrap_or(0)
     }
 
     fn rounds(&self) -> Vec<u64> {
-        self.seen.iter().filter_map(|c| match c {
-            Command::Send { message: Message::Confirm { round, .. }, .. } => Some(*round),
-            _ => None,
-        }).collect()
+        self.seen
+            .iter()
+            .filter_map(|c| match c {
+                Command::Send { message: Message::Confirm { round, .. }, .. } => Some(*round),
+                _ => None,
+            })
+            .collect()
     }
 
     fn promised(&self) -> Option<(Run, Term)> {
@@ -283,10 +287,14 @@ impl Bench {
     }
 
     fn shown(&self) -> u64 {
-        self.seen.iter().filter_map(|c| match c {
-            Command::Show(index) => Some(index.0),
-            _ => None,
-        }).max().unwrap_or(0)
+        self.seen
+            .iter()
+            .filter_map(|c| match c {
+                Command::Show(index) => Some(index.0),
+                _ => None,
+            })
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -300,7 +308,14 @@ fn primary(mutant: Option<Mutant>) -> Bench {
 }
 
 /// n0 follows n1, the Primary of term 5.
-fn replica(mutant: Option<Mutant>, log: &[(u64, u64)], visible: u64, common: u64, end: Run, commit: u64) -> (Bench, StreamId) {
+fn replica(
+    mutant: Option<Mutant>,
+    log: &[(u64, u64)],
+    visible: u64,
+    common: u64,
+    end: Run,
+    commit: u64,
+) -> (Bench, StreamId) {
     let mut bench = Bench::new(manifest(5, 1, &[0, 1, 2], -1), log, visible, mutant);
     let stream = bench.seen.iter().find_map(|c| match c {
         Command::Follow { stream, .. } => Some(*stream),
@@ -462,7 +477,10 @@ fn a_primary_that_promised_creates_nothing_and_confirms_nothing() {
         let read = bench.read();
         let rounds = bench.rounds().len();
         let _ = read;
-        bench.engine.may_create(Term(5)) == Creating::No && !bench.append(11) && !bench.engine.may_start_chunk(Term(5)) && rounds == 0
+        bench.engine.may_create(Term(5)) == Creating::No
+            && !bench.append(11)
+            && !bench.engine.may_start_chunk(Term(5))
+            && rounds == 0
     });
 }
 
@@ -552,7 +570,8 @@ fn an_old_message_deletes_nothing_of_the_primarys_own_term() {
     // Flaw 15.
     holds(Mutant::OldMessageTruncates, |mutant| {
         let (mut bench, stream) = replica(mutant, &[(1, 10)], 10, 10, run(1, 10), 10);
-        let append = |prev: Run, last: u64| Append { term: Term(5), prev, runs: vec![run(5, last)], commit: LogIndex(10) };
+        let append =
+            |prev: Run, last: u64| Append { term: Term(5), prev, runs: vec![run(5, last)], commit: LogIndex(10) };
         bench.tell(Event::FromPrimary { stream, frame: ToReplica::Append(append(run(1, 10), 13)) });
         bench.tell(Event::StreamClosed(stream));
         bench.tell(Event::FromPrimary { stream, frame: ToReplica::Append(append(run(1, 10), 11)) });
@@ -666,8 +685,7 @@ fn no_lease_while_a_change_is_undecided() {
 
 /// n0 holds the lock and finds that n1, the Primary of term 5, is gone. The others promise, with these ends.
 fn election(mutant: Option<Mutant>, quorum: i32, own: &[(u64, u64)], promises: &[(u8, Run)]) -> Bench {
-    let mut bench =
-        Bench::with(manifest(5, 1, &[0, 1, 2, 3], quorum), own, 5, mutant, |bench| bench.elector = true);
+    let mut bench = Bench::with(manifest(5, 1, &[0, 1, 2, 3], quorum), own, 5, mutant, |bench| bench.elector = true);
     assert!(bench.engine.status(bench.now).is_elector);
     bench.tell(Event::PeerDown(node(1)));
     let sent = |bench: &Bench, want: fn(&Message) -> Option<u64>| {
@@ -686,7 +704,8 @@ fn election(mutant: Option<Mutant>, quorum: i32, own: &[(u64, u64)], promises: &
     for (n, end) in promises {
         let (term, process) = (Term(6), process(*n));
         let election = id.expect("an election began");
-        bench.message(*n, Message::Promised { election, term, process, end: *end, stopping: false, store_age: Some(1) });
+        bench
+            .message(*n, Message::Promised { election, term, process, end: *end, stopping: false, store_age: Some(1) });
     }
     bench.pass(100);
     bench
