@@ -331,7 +331,8 @@ async fn send_frame(
         let Some(primary) = node.acting().filter(|primary| primary.term == welcome.term) else { return false };
         let Some(term) = node.ask_engine(|engine, _| engine.term_at(welcome.common)) else { return false };
         let ends = primary.window.watch_end();
-        *sending = Some(Sending { primary, prev: Run { term, last_index: welcome.common }, commit: welcome.commit, ends });
+        *sending =
+            Some(Sending { primary, prev: Run { term, last_index: welcome.common }, commit: welcome.commit, ends });
     }
     sender.send(&wire::from_primary(&frame, news(node, told))).await.is_ok()
 }
