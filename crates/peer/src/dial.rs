@@ -16,10 +16,13 @@ use crate::socket::{Socket, prepare};
 use crate::tasks::Tasks;
 use crate::wire::Wire;
 use bytes::Bytes;
+use futures::FutureExt;
 use h2::client::SendRequest;
 use netsy_api::peer::SessionFrame;
+use parking_lot::Mutex;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -142,28 +145,42 @@ async fn dial(hub: &Arc<Hub>, slot: &Arc<Slot>, address: &str) -> Result<(Arc<Li
     let times = KeepaliveTimes { after: hub.config.keepalive_after, timeout: hub.config.keepalive_timeout };
     let driver = Driver::new(Io::Client(h2), wire, tasks.clone(), None, session.clone(), times);
     let (greeted_send, greeted) = oneshot::channel();
-    let opened = Opening { hub: hub.clone(), slot: slot.clone(), address: address.to_owned(), addr, requests };
-    let work = opened.run(tasks.clone(), session, greeted_send);
+    let established = Arc::new(Mutex::new(None));
+    let opening = Opening {
+        hub: hub.clone(),
+        slot: slot.clone(),
+        address: address.to_owned(),
+        addr,
+        requests,
+        established: established.clone(),
+    };
+    let work = opening.run(tasks.clone(), session, greeted_send);
     tasks.spawn(Box::pin(work));
-    let connection = tokio::spawn(driver.run());
+    // Whatever becomes of this future, the end of a connection that was up is told.
+    let connection = tokio::spawn({
+        let hub = hub.clone();
+        async move {
+            let lost =
+                AssertUnwindSafe(driver.run()).catch_unwind().await.unwrap_or_else(|_| Lost::Closed(PANICKED.into()));
+            let link = established.lock().take();
+            if let Some(link) = link {
+                hub.down(&link, lost.clone());
+            }
+            lost
+        }
+    });
     // Ended if this future is dropped: nobody else would.
     let mut unless_greeted = EndOnDrop(Some(tasks));
     match timeout_at(deadline, greeted).await {
         Ok(Ok(Ok(link))) => {
             unless_greeted.0 = None;
-            let supervised = tokio::spawn({
-                let (hub, link) = (hub.clone(), link.clone());
-                async move {
-                    let lost = connection.await.unwrap_or(Lost::Closed(PANICKED.into()));
-                    hub.down(&link, lost.clone());
-                    lost
-                }
-            });
-            Ok((link, supervised))
+            Ok((link, connection))
         }
         Ok(Ok(Err(error))) => Err(error),
         // Dropped before it was told: the connection ended, and the driver knows why.
-        Ok(Err(_)) => Err(greeting(connection.await.unwrap_or(Lost::Closed(PANICKED.into())).to_string())),
+        Ok(Err(_)) => {
+            Err(greeting(connection.await.unwrap_or_else(|_| Lost::Closed("its task was ended".into())).to_string()))
+        }
         Err(_) => Err(too_late()),
     }
 }
@@ -173,7 +190,7 @@ struct EndOnDrop(Option<Arc<Tasks>>);
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
         if let Some(tasks) = self.0.take() {
-            tasks.end(Lost::Closed("the greeting failed".into()));
+            tasks.end(Lost::Closed("it was not greeted, or is not to be called there any more".into()));
         }
     }
 }
@@ -216,6 +233,8 @@ struct Opening {
     address: String,
     addr: SocketAddr,
     requests: SendRequest<Bytes>,
+    /// Holds the link from when it is up.
+    established: Arc<Mutex<Option<Arc<Link>>>>,
 }
 
 impl Opening {
@@ -237,6 +256,7 @@ impl Opening {
             // Given up meanwhile: nobody would notice its end.
             return;
         }
+        *self.established.lock() = Some(link.clone());
         self.hub.up(&self.slot, &link);
         if let (Some(asking), (response, message_bytes_max)) = (&link.asking, calls_inbox) {
             let caller = asking.caller.clone();

@@ -222,7 +222,7 @@ async fn dropping_either_half_of_a_stream_is_noticed_at_the_other_end() {
         async move {
             let outcome = loop {
                 match stream.receiver.next().await {
-                    Ok(Some(_)) => {}
+                    Ok(Some(_)) => stream.sender.try_send(&append_frame(Append::default())).expect("room"),
                     Ok(None) => break "ended",
                     Err(_) => break "cut",
                 }
@@ -244,7 +244,10 @@ async fn dropping_either_half_of_a_stream_is_noticed_at_the_other_end() {
     assert_eq!(ended.recv().await, Some("ended"));
     drop(receiver);
     assert_eq!(ended.recv().await, Some("closed"));
-    let stream = a.peer(&b).follow().await.expect("connected");
+    let mut stream = a.peer(&b).follow().await.expect("connected");
+    stream.sender.try_send(&follow()).expect("room");
+    // It is open at the other end: what is cut before that was never there.
+    assert!(matches!(stream.receiver.next().await, Ok(Some(_))));
     drop(stream.receiver);
     assert_eq!(ended.recv().await, Some("cut"));
     assert_eq!(ended.recv().await, Some("closed"));
@@ -570,7 +573,7 @@ async fn nodes_that_are_not_named_any_more_are_not_called_any_more() {
             _ => None,
         })
         .await;
-    assert_eq!(lost, Lost::Goodbye("it is not to be called there any more".into()), "no crash");
+    assert!(matches!(lost, Lost::Goodbye(_)), "no crash: {lost:?}");
     a.event(|event| matches!(event, PeerEvent::Down { last: true, .. }).then_some(())).await;
     assert!(!peer.can_ask());
     // And again, through the handle from before; itself is passed over.
