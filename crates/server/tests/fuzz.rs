@@ -131,7 +131,7 @@ async fn goes_on(running: &Running) {
     let mut kv = running.kv().await;
     // A changed alarm request may have raised one.
     for alarm in [1, 2] {
-        let member_id = running.node.identity().member_id;
+        let member_id = running.node.identity().member_id();
         let request = AlarmRequest { action: 2, member_id, alarm };
         running.maintenance().await.alarm(request).await.expect("disarm");
     }
