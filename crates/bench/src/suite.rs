@@ -17,12 +17,12 @@ use crate::spec::{Mode, Spec};
 
 /// One node that acknowledges a write once its own disk has it, as a single etcd does.
 const NETSY_COMMAND: &str = "{netsy} server --config={config} --node-id=bench-1 --data-dir={data}/node \
-     --bind-client=127.0.0.1:{client} --bind-health=127.0.0.1:{health} --insecure-loopback-only \
-     --copies-min=1 --log=warn";
+     --bind-client=127.0.0.1:{client} --bind-health=127.0.0.1:{health} --bind-peer=127.0.0.1:{peer} \
+     --insecure-loopback-only --copies-min=1 --log=warn";
 /// One node that acknowledges a write once the object store has it, which takes 30 ms a call.
 const QUORUM_0_COMMAND: &str = "env NETSY_TEST_STORE_LATENCY=30ms {netsy} server --config={config} --node-id=bench-1 \
      --data-dir={data}/node --bind-client=127.0.0.1:{client} --bind-health=127.0.0.1:{health} \
-     --insecure-loopback-only --quorum=0 --log=warn";
+     --bind-peer=127.0.0.1:{peer} --insecure-loopback-only --quorum=0 --log=warn";
 const NETSY_CONFIG: &str = r#"{"cluster_id": "bench", "storage": {"provider": "file", "path": "{data}/store"}}"#;
 
 #[derive(Args)]

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const ARGS: &str = "server\n--config={config}\n--node-id=n1\n--data-dir={data}/node\n--bind-client={client}\n\
-                    --bind-health={peer}\n--insecure-loopback-only\n";
+                    --bind-health={peer}\n--bind-peer=127.0.0.1:0\n--insecure-loopback-only\n";
 
 /// A cluster's.
 #[derive(Clone, Copy)]
