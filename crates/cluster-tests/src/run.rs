@@ -88,10 +88,10 @@ fn skipped(scenario: &Scenario, plan: &Plan) -> Option<String> {
         return Some(format!("it is about {:?}", scenario.only));
     }
     let own_disk = scenario.disk_mib.is_some();
-    if let Isolation::None(why) = &plan.isolation {
-        if own_disk || scenario.all_faults().any(Fault::cuts) {
-            return Some(why.clone());
-        }
+    if let Isolation::None(why) = &plan.isolation
+        && (own_disk || scenario.all_faults().any(Fault::cuts))
+    {
+        return Some(why.clone());
     }
     if plan.kind == ServerKind::Etcd {
         if scenario.all_faults().any(Fault::needs_shim) {

@@ -86,10 +86,10 @@ impl Watcher {
         let leave_at = Duration::from_millis(STAY_MS / 2 + self.random.below(STAY_MS));
         let mut compacted = None;
         self.listen(&mut stream, &mut session, last, leave_at, &mut compacted).await;
-        if !session.messages.is_empty() {
-            if let Some(record) = self.records.last_mut() {
-                record.sessions.push(session);
-            }
+        if !session.messages.is_empty()
+            && let Some(record) = self.records.last_mut()
+        {
+            record.sessions.push(session);
         }
         if let Some(revision) = compacted {
             // What was compacted is lost to this watcher: another life begins there.

@@ -70,10 +70,10 @@ impl Worker {
                 self.leases.retain(|lease| lease != id);
             }
             (Request::LeaseRevoke { id }, _) => self.leases.retain(|lease| lease != id),
-            (Request::LeaseKeepAlive { id }, Outcome::Done(done)) => {
-                if done.answer == (Answer::LeaseKeepAlive { ttl: 0 }) {
-                    self.leases.retain(|lease| lease != id);
-                }
+            (Request::LeaseKeepAlive { id }, Outcome::Done(done))
+                if done.answer == (Answer::LeaseKeepAlive { ttl: 0 }) =>
+            {
+                self.leases.retain(|lease| lease != id);
             }
             _ => {}
         }

@@ -17,6 +17,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "made once")]
 enum Command {
     /// Starts a node for trying things out: object store and database in one folder, loopback only.
     Dev(command::dev::DevArgs),

@@ -135,10 +135,10 @@ async fn empty_cluster(cluster: &mut Cluster) -> Result<(Duration, Duration)> {
     for view in views {
         writes.spawn(async move {
             loop {
-                if let Ok(client) = connect(view.address).await {
-                    if client.try_put(ops::put("first", "write")).await.is_ok() {
-                        return Instant::now();
-                    }
+                if let Ok(client) = connect(view.address).await
+                    && client.try_put(ops::put("first", "write")).await.is_ok()
+                {
+                    return Instant::now();
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
