@@ -25,7 +25,7 @@ use netsy_objects::manifest::Registration;
 use netsy_objects::object_log::{LogPoint, ObjectLog};
 use netsy_peer::Peers;
 use netsy_protocol::engine::Engine;
-use netsy_protocol::manifest::Manifest;
+use netsy_protocol::manifest::{Manifest, usual_member_id};
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -74,12 +74,6 @@ impl Identity {
     pub(crate) fn set_member_id(&self, id: u64) {
         self.member_id.store(id, Ordering::Relaxed);
     }
-}
-
-/// The member id a node has unless the manifest gave it another: the same wherever it is asked for. Positive also where
-/// a client reads it as a signed number, and never 0.
-pub(crate) fn usual_member_id(cluster_id: &str, node_id: &NodeId) -> u64 {
-    (fnv1a(format!("{cluster_id}/{node_id}").as_bytes()) >> 1).max(1)
 }
 
 /// Why a node does not go on by itself.
