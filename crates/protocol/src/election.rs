@@ -7,6 +7,7 @@ use crate::event::StoreResult;
 use crate::manifest::{Manifest, ProcessId, Recovered};
 use crate::message::{HandOverReason, Message};
 use crate::mutant::mutant;
+use crate::quorum::Voter;
 use crate::reconcile::Run;
 use crate::status::QuorumLost;
 use netsy_api::ids::{NodeId, Term};
@@ -59,7 +60,7 @@ pub(crate) struct Election {
     new: Option<Manifest>,
     unclear: bool,
     /// R12: voters that an operator gave up.
-    pub(crate) recover: Option<BTreeSet<NodeId>>,
+    pub(crate) recover: Option<BTreeSet<Voter>>,
 }
 
 impl Engine {
@@ -112,7 +113,7 @@ impl Engine {
         why: &'static str,
         prefer: Option<NodeId>,
         avoid: Option<NodeId>,
-        recover: Option<BTreeSet<NodeId>>,
+        recover: Option<BTreeSet<Voter>>,
     ) {
         let Some(manifest) = self.manifest.clone() else { return };
         let term = manifest.term.next().max(self.log.promised());
@@ -123,7 +124,8 @@ impl Engine {
             asked.extend(self.nodes.values().filter(|n| !n.stopped).map(|n| n.node_id.clone()));
         }
         if let Some(lost) = &recover {
-            asked.retain(|node| !lost.contains(node));
+            // A node with another database than the one that is given up takes part.
+            asked.retain(|node| lost.iter().all(|v| v.node_id != *node) || self.is_replaced(node));
         }
         self.report(Report::ElectionBegan { term, why });
         self.election = Some(Box::new(Election {
@@ -224,8 +226,9 @@ impl Engine {
         let rule = manifest.rule();
         let everybody = rule.election == 0 || election.recover.is_some();
         // R11: a vote is of the incarnation that the manifest names.
+        let given_up = |p: &Promise| election.recover.as_ref().is_some_and(|lost| lost.contains(&p.process.voter()));
         let votes = |p: &Promise| {
-            everybody
+            everybody && !given_up(p)
                 || manifest.names(&p.process.voter())
                 || by_name && manifest.voters.iter().any(|v| v.node_id == p.process.node_id)
         };
@@ -235,7 +238,7 @@ impl Engine {
             None => needed,
             // R12: all voters that are not lost.
             Some(lost) => {
-                let left: Vec<_> = manifest.voters.iter().filter(|v| !lost.contains(&v.node_id)).collect();
+                let left: Vec<_> = manifest.voters.iter().filter(|v| !lost.contains(v)).collect();
                 let all =
                     left.iter().all(|v| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == **v));
                 if all { 1 } else { usize::MAX }
@@ -291,7 +294,7 @@ impl Engine {
         new.config_version += 1;
         if let Some(lost) = &election.recover {
             // R12: this swap alone may change term and voters together.
-            new.voters.retain(|v| !lost.contains(&v.node_id));
+            new.voters.retain(|v| !lost.contains(v));
             if new.voters.is_empty() {
                 new.voters.push(best.process.voter());
             }
@@ -416,20 +419,22 @@ impl Engine {
         }
     }
 
+    /// Whether a node runs with another database than the one that votes: that vote is gone (R11).
+    fn is_replaced(&self, node: &NodeId) -> bool {
+        let reported = self.peers.report_of(node).map(|(report, _)| report.process.incarnation);
+        let now = if *node == self.me.node_id { Some(self.me.incarnation) } else { reported };
+        let voter = self.manifest.iter().flat_map(|m| &m.voters).find(|v| v.node_id == *node);
+        voter.zip(now).is_some_and(|(voter, now)| voter.incarnation != now)
+    }
+
     /// An operator says that these nodes are gone for good. Whichever node is told does it: two at once do no harm.
     pub(crate) fn on_recover(&mut self, lost: Vec<NodeId>) {
         let silence = self.settings.silence();
         let alive = self.peers.healthy(self.now, silence);
-        // One that answers with another database than the one that votes: that one's vote is gone (R11).
-        let replaced = |node: &NodeId| {
-            let voters = self.manifest.iter().flat_map(|m| &m.voters);
-            let now = self.peers.report_of(node).map(|(report, _)| report.process.incarnation);
-            voters.into_iter().any(|v| v.node_id == *node && now.is_some_and(|now| now != v.incarnation))
-        };
-        let answers = |node: &&NodeId| alive.contains(node) && !replaced(node);
+        let answers = |node: &&NodeId| alive.contains(node) && !self.is_replaced(node);
         let why = if self.manifest.is_none() {
             Some("the manifest was not read yet".to_string())
-        } else if lost.contains(&self.me.node_id) {
+        } else if lost.contains(&self.me.node_id) && !self.is_replaced(&self.me.node_id) {
             Some("this node is among those given up".to_string())
         } else {
             lost.iter().find(answers).map(|n| format!("node {n} answers: it is not lost"))
@@ -437,7 +442,8 @@ impl Engine {
         match why {
             Some(why) if !mutant!(self, RecoverByTimer) => self.report(Report::Declined(why)),
             _ => {
-                let lost = lost.into_iter().collect();
+                let voters = self.manifest.iter().flat_map(|m| &m.voters);
+                let lost = voters.filter(|v| lost.contains(&v.node_id)).cloned().collect();
                 self.begin_election("an operator gave nodes up", None, None, Some(lost));
             }
         }

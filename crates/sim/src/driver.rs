@@ -291,7 +291,7 @@ impl World {
             LocalOp::InstallSnapshot { index } => {
                 process.mem = entries.to_vec();
                 process.holes = brought.holes.cloned().unwrap_or_default();
-                process.holes.partial = index;
+                (process.holes.partial, process.holes.least) = (index, index);
                 process.installed = index;
                 let holes = process.holes.clone();
                 process.engine.set_entries_from(entries_from.max(index.next()));
