@@ -58,6 +58,8 @@ pub struct Metrics {
     pub db_bytes: AtomicU64,
     /// Local database: bytes of it in use.
     pub db_bytes_in_use: AtomicU64,
+    /// Terms that were found to have another Primary process than the one before.
+    pub leader_changes: AtomicU64,
     /// Bytes of keys and values committed here and not yet in the object log.
     pub unarchived_bytes: AtomicU64,
     /// What the quota looks at.
