@@ -72,9 +72,6 @@ impl Metrics {
     pub(crate) fn local_commit(&self, took: Duration, entries: usize) {
         self.local_commits.observe(took);
         self.entries.fetch_add(entries as u64, Ordering::Relaxed);
-        if self.local_fault.lock().take().is_some() {
-            tracing::info!("local database: writable again");
-        }
     }
 
     pub(crate) fn set_local_fault(&self, fault: Option<String>) {
