@@ -7,6 +7,7 @@ use crate::gather::Gather;
 use crate::local_queue::LocalItem;
 use crate::node::{Ended, Inner};
 use crate::primary::Primary;
+use crate::reports;
 use crate::uploader::{Thresholds, UploadEnd, Uploader};
 use netsy_api::ids::{ChunkSeq, LogIndex, Revision, Term};
 use netsy_mvcc::WriteRequest;
@@ -155,6 +156,7 @@ pub(crate) fn compact(node: &Arc<Inner>, revision: Revision) {
 pub(crate) fn look(node: &Arc<Inner>) {
     let status = node.ask_engine(|engine, now| engine.status(now));
     node.saw_term(status.term);
+    reports::note_quorum(node, status.quorum_lost);
     if let Some(manifest) = &status.manifest {
         node.saw_manifest(manifest);
     }
