@@ -110,7 +110,12 @@ impl Node {
     /// Gives a lease all its time again: seconds, or `None` if there is no such lease.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
         let primary = self.0.leading().ok_or(Unavailable::NotPrimary)?;
-        let renewed = self.0.renew(id).await?;
+        let (renewed, saw) = self.0.renew(id).await?;
+        // The lease, or its end, may not be committed yet: the answer waits for that, and then for the proof (R8, R9).
+        tokio::select! {
+            shown = self.0.wait_shown(saw) => shown?,
+            () = primary.ended() => return Err(Unavailable::LeaderChanged.into()),
+        }
         // After the renewal: a Primary that was deposed meanwhile renewed nothing.
         self.0.prove(&primary).await?;
         Ok(renewed)
@@ -272,23 +277,28 @@ impl Inner {
         }
     }
 
-    async fn renew(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
+    /// Gives also the entry up to which it looked at the state.
+    async fn renew(&self, id: LeaseId) -> Result<(Option<i64>, LogIndex), NodeError> {
         let now = boot_millis();
-        let renewal = self.store.write().lease_renew(id, now);
-        match renewal {
-            Renewal::NotFound => Ok(None),
+        let (renewal, saw) = {
+            let mut store = self.store.write();
+            (store.lease_renew(id, now), store.last_index())
+        };
+        let renewed = match renewal {
+            Renewal::NotFound => None,
             Renewal::Expiring => {
                 // Its end is under way: told once it is certain.
                 self.submit(WriteRequest::LeaseExpire { id, now_ms: now }).await?;
-                Ok(None)
+                None
             }
             Renewal::Renewed { ttl_seconds, reset_checkpoint } => {
                 if reset_checkpoint {
                     self.submit(WriteRequest::LeaseCheckpoint(vec![(id, 0)])).await?;
                 }
-                Ok(Some(ttl_seconds))
+                Some(ttl_seconds)
             }
-        }
+        };
+        Ok((renewed, saw))
     }
 
     /// Waits until the own database has everything up to `index`.
