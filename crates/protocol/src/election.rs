@@ -19,6 +19,8 @@ const GRACE: Millis = 40;
 const GRACE_ALL: Millis = 200;
 /// A recovery waits this long for nodes that are no voters.
 const GRACE_RECOVER: Millis = 1_500;
+/// A recovery that not all voters that are left answer is given up after this: elections must go on.
+const RECOVER_MAX: Millis = 10_000;
 /// Promises are asked for again after this.
 const ASK_AGAIN: Millis = 200;
 /// An election that comes to nothing is given up after this: the manifest may be another one by now.
@@ -59,8 +61,15 @@ pub(crate) struct Election {
     step: Step,
     new: Option<Manifest>,
     unclear: bool,
-    /// R12: voters that an operator gave up.
-    pub(crate) recover: Option<BTreeSet<Voter>>,
+    pub(crate) recover: Option<Recovery>,
+}
+
+/// R12: what an operator gave up.
+#[derive(Clone, Debug)]
+pub(crate) struct Recovery {
+    nodes: Vec<NodeId>,
+    /// As voters of the manifest that the election begins from.
+    lost: BTreeSet<Voter>,
 }
 
 impl Engine {
@@ -113,7 +122,7 @@ impl Engine {
         why: &'static str,
         prefer: Option<NodeId>,
         avoid: Option<NodeId>,
-        recover: Option<BTreeSet<Voter>>,
+        recover: Option<Recovery>,
     ) {
         let Some(manifest) = self.manifest.clone() else { return };
         let term = manifest.term.next().max(self.log.promised());
@@ -123,7 +132,7 @@ impl Engine {
         if rule.election == 0 || recover.is_some() {
             asked.extend(self.nodes.values().filter(|n| !n.stopped).map(|n| n.node_id.clone()));
         }
-        if let Some(lost) = &recover {
+        if let Some(Recovery { lost, .. }) = &recover {
             // A node with another database than the one that is given up takes part.
             asked.retain(|node| lost.iter().all(|v| v.node_id != *node) || self.is_replaced(node));
         }
@@ -184,7 +193,10 @@ impl Engine {
             Step::Asking => {
                 let other = newer.is_some_and(|nonce| nonce != election.manifest.nonce);
                 let long = now.saturating_sub(election.started) >= GIVE_UP;
-                if election.recover.is_none() && (other || long) {
+                if election.recover.is_some() && (other || now.saturating_sub(election.started) >= RECOVER_MAX) {
+                    return self.recover_again();
+                }
+                if other || long {
                     let answered: Vec<NodeId> = election.promises.keys().cloned().collect();
                     let needed = election.manifest.rule().election;
                     let lost = !other && answered.len() < needed;
@@ -226,7 +238,7 @@ impl Engine {
         let rule = manifest.rule();
         let everybody = rule.election == 0 || election.recover.is_some();
         // R11: a vote is of the incarnation that the manifest names.
-        let given_up = |p: &Promise| election.recover.as_ref().is_some_and(|lost| lost.contains(&p.process.voter()));
+        let given_up = |p: &Promise| election.recover.as_ref().is_some_and(|r| r.lost.contains(&p.process.voter()));
         let votes = |p: &Promise| {
             everybody && !given_up(p)
                 || manifest.names(&p.process.voter())
@@ -237,7 +249,7 @@ impl Engine {
         let needed = match &election.recover {
             None => needed,
             // R12: all voters that are not lost.
-            Some(lost) => {
+            Some(Recovery { lost, .. }) => {
                 let left: Vec<_> = manifest.voters.iter().filter(|v| !lost.contains(v)).collect();
                 let all =
                     left.iter().all(|v| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == **v));
@@ -292,7 +304,7 @@ impl Engine {
         new.previous = Some(new.primary.clone());
         new.primary = best.process.clone();
         new.config_version += 1;
-        if let Some(lost) = &election.recover {
+        if let Some(Recovery { lost, .. }) = &election.recover {
             // R12: this swap alone may change term and voters together.
             new.voters.retain(|v| !lost.contains(v));
             if new.voters.is_empty() {
@@ -360,8 +372,8 @@ impl Engine {
                 let recover = election.recover.take();
                 self.election = None;
                 self.see_manifest(found);
-                if let Some(lost) = recover {
-                    self.begin_election("an operator gave nodes up", None, None, Some(lost));
+                if let Some(recovery) = recover {
+                    self.on_recover(recovery.nodes);
                 }
             }
             StoreResult::Manifest(None) => {
@@ -443,10 +455,29 @@ impl Engine {
             Some(why) if !mutant!(self, RecoverByTimer) => self.report(Report::Declined(why)),
             _ => {
                 let voters = self.manifest.iter().flat_map(|m| &m.voters);
-                let lost = voters.filter(|v| lost.contains(&v.node_id)).cloned().collect();
-                self.begin_election("an operator gave nodes up", None, None, Some(lost));
+                let given_up = voters.filter(|v| lost.contains(&v.node_id)).cloned().collect();
+                let recovery = Recovery { nodes: lost, lost: given_up };
+                self.begin_election("an operator gave nodes up", None, None, Some(recovery));
             }
         }
+    }
+
+    /// The manifest is another one by now: from there, if the nodes still count as lost. Or nobody answers.
+    fn recover_again(&mut self) {
+        let Some(mut election) = self.election.take() else { return };
+        let Some(recovery) = election.recover.take() else { return };
+        if self.manifest.as_ref().is_some_and(|m| m.nonce != election.manifest.nonce) {
+            return self.on_recover(recovery.nodes);
+        }
+        let left = election.manifest.voters.iter().filter(|v| !recovery.lost.contains(v));
+        let silent: Vec<String> = left
+            .filter(|v| election.promises.get(&v.node_id).is_none_or(|p| p.process.voter() != **v))
+            .map(|v| v.node_id.to_string())
+            .collect();
+        self.report(Report::Declined(format!(
+            "these voters were not given up and do not answer as the manifest names them: {}",
+            silent.join(", ")
+        )));
     }
 
     // ---- wishes of the Primary ----

@@ -166,6 +166,19 @@ fn nodes_that_lost_all_disks_start_again_from_the_bucket_by_an_operators_word() 
 }
 
 #[test]
+fn a_recovery_that_names_too_few_ends_by_itself() {
+    let faults = [
+        (6_000, Fault::Crash { node: 1, down: 40_000, disk: DiskFate::Wiped }),
+        (7_000, Fault::Pause { node: 2, length: 30_000 }),
+        // Without n1: but n2 is no less silent.
+        (8_000, Fault::Recover),
+    ];
+    let finding = clean(Scenario::scripted(19, 3, -1, 25_000, &faults));
+    assert_eq!((count(&finding, "recovery asked for"), count(&finding, "recovered")), (1, 0));
+    assert_eq!(count(&finding, "declined"), 1, "after ten seconds: {:?}", finding.counters);
+}
+
+#[test]
 fn a_primary_whose_disk_is_full_hands_over() {
     let faults = [(5_000, Fault::MoveTo { node: 1 }), (8_000, Fault::FullDisk { node: 1, length: 8_000 })];
     let finding = clean(Scenario::scripted(18, 3, -1, 18_000, &faults));
