@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 pub const RUNS_MIN: u64 = 2_000;
 
 /// See above.
-pub const RARE: &[&str] = &[
-    "seal in a hole",
-];
+pub const RARE: &[&str] = &["seal in a hole"];
 
 /// Those that were not reached.
 pub fn unreached(counters: &BTreeMap<&'static str, u64>) -> Vec<&'static str> {
