@@ -110,7 +110,7 @@ impl Faults {
             Fault::StoreSlow { ms } => cluster.store.set(Mode::Slow(Duration::from_millis(*ms)))?,
             Fault::StoreFails { percent } => cluster.store.fail(*percent)?,
             Fault::StoreOk => cluster.store.well(),
-            Fault::MovePrimary => return self.move_primary(cluster).await,
+            Fault::MovePrimary { apart } => return self.move_primary(cluster, *apart).await,
             Fault::Cure => self.cure(cluster)?,
         }
         let names: Vec<String> = struck.iter().map(|node| name(*node)).collect();
@@ -207,8 +207,11 @@ impl Faults {
         })
     }
 
-    async fn move_primary(&mut self, cluster: &mut Cluster) -> Result<String> {
+    async fn move_primary(&mut self, cluster: &mut Cluster, apart: bool) -> Result<String> {
         let from = primary(cluster).await?;
+        if apart && cluster.kind == ServerKind::Netsy && cluster.elector() != Some(from) {
+            return Ok(format!("{} is Primary and not the Elector", name(from)));
+        }
         let others: Vec<usize> = (0..cluster.nodes.len())
             .filter(|node| *node != from && cluster.nodes[*node].process.is_running())
             .collect();

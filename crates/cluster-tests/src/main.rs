@@ -9,6 +9,7 @@
 mod bench;
 mod cluster;
 mod faults;
+mod logs;
 mod net;
 mod process;
 mod proxy;
@@ -16,6 +17,7 @@ mod record;
 mod run;
 mod scenario;
 mod shim;
+mod steady;
 mod store;
 mod watcher;
 mod workload;

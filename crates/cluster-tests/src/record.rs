@@ -5,6 +5,7 @@ use netsy_api::etcdserverpb::ResponseHeader;
 use netsy_e2e::Client;
 use netsy_history::{Answer, Done, Op, Outcome, Refusal, Request};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     /// Set to end all clients between two operations.
     pub stop: AtomicBool,
+    /// What requests of unknown outcome were told, and how often.
+    unknown: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Shared {
@@ -40,6 +43,7 @@ impl Shared {
             revision: AtomicI64::new(1),
             acknowledged: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            unknown: Mutex::default(),
         })
     }
 
@@ -51,6 +55,13 @@ impl Shared {
     /// All operations so far.
     pub fn take(&self) -> Vec<Op> {
         std::mem::take(&mut self.ops.lock())
+    }
+
+    /// What requests of unknown outcome were told, those that were told most first.
+    pub fn told_unknown(&self) -> Vec<(String, u64)> {
+        let mut told: Vec<(String, u64)> = self.unknown.lock().clone().into_iter().collect();
+        told.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        told
     }
 
     /// A number never given before.
@@ -91,20 +102,25 @@ impl Recorder {
         self.connections[node].clone()
     }
 
-    /// Asks a node. `None`: it was not sent, as there is no connection.
+    /// Asks a node. `None`: it was not sent, as there is no connection, or none any more.
     pub async fn ask(&mut self, node: usize, request: Request) -> Option<Outcome> {
         let client = self.connection(node).await?;
         let life = &self.shared.nodes[node].life;
         let (life_before, invoked) = (life.load(Ordering::SeqCst), self.shared.now());
         let answer = tokio::time::timeout(self.timeout, send(&client, &request)).await;
         let (returned, life_after) = (self.shared.now(), life.load(Ordering::SeqCst));
-        let outcome = match answer {
-            Ok(Ok(done)) => Outcome::Done(done),
-            Ok(Err(status)) => outcome_of(&status),
-            Err(_) => Outcome::Unknown,
+        let (outcome, told) = match answer {
+            Ok(Ok(done)) => (Outcome::Done(done), String::new()),
+            Ok(Err(status)) if was_not_sent(&status) => {
+                self.connections[node] = None;
+                return None;
+            }
+            Ok(Err(status)) => (outcome_of(&status), format!("{:?}: {}", status.code(), status.message())),
+            Err(_) => (Outcome::Unknown, format!("no answer within {:?}", self.timeout)),
         };
         if outcome == Outcome::Unknown {
             self.connections[node] = None;
+            *self.shared.unknown.lock().entry(told).or_default() += 1;
         }
         // An answer around a restart is of either life: of one of its own, as far as its node's order goes.
         let session = if life_before == life_after { life_before } else { (1 << 32) + self.shared.next() };
@@ -143,6 +159,26 @@ async fn send(client: &Client, request: &Request) -> Result<Done, Status> {
         Request::LeaseTimeToLive { id, .. } => ask!(client.time_to_live(*id)),
         Request::Compact { revision } => ask!(client.compact(*revision, false)),
     }
+}
+
+/// Whether the request surely never reached a server's handler: there was no connection, or the server closed it
+/// gracefully before (a stream that its GOAWAY does not cover, or refuses). Clients may send it again elsewhere.
+pub fn was_not_sent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.downcast_ref::<tonic::ConnectError>().is_some() {
+            return true;
+        }
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return refused || error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Only what is said before anything is done is sure; everything else may have been done.

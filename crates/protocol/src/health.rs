@@ -187,7 +187,12 @@ impl Engine {
         if self.peers.is_down(&primary.node_id) {
             return Some(("the connection to the Primary broke", false, true));
         }
-        let Some((report, at)) = self.peers.reports.get(&primary.node_id) else {
+        let heard = self.peers.reports.get(&primary.node_id);
+        let stopped = self.nodes.get(&primary.node_id).is_some_and(|node| node.stopped);
+        if stopped && heard.is_none_or(|(_, at)| now.saturating_sub(*at) > silence) {
+            return Some(("the Primary has stopped", false, true));
+        }
+        let Some((report, at)) = heard else {
             return (waited > silence).then_some(("the Primary was not heard", false, true));
         };
         if now.saturating_sub(*at) > silence {
@@ -276,12 +281,17 @@ impl Engine {
         let own = self.follower.primary_store.map(|(age, at)| age + self.now.saturating_sub(at));
         let reaches = voters().map(|(_, (_, _, age))| *age).chain([own]).flatten().any(|age| age <= fresh);
         let spared = !suspicion.certain && hear >= rule.commit.unwrap_or(1) && reaches;
+        // The bucket is the whole cluster, and whoever is left is about to stop: a Primary would have nothing to do.
+        let silence = self.settings.silence();
+        let stays = |node: &NodeId| self.peers.report_of(node).is_some_and(|(report, _)| !report.stopping);
+        let none_stays = self.stop.is_some() && !self.peers.healthy(self.now, silence).iter().any(stays);
+        let over = manifest.voters.is_empty() && none_stays;
         let (why, avoid) = (suspicion.why, suspicion.avoid.then(|| manifest.primary.node_id.clone()));
         let answer = voters().count() + usize::from(mine);
         let answered: Vec<NodeId> = voters().map(|(n, _)| n.clone()).chain(mine.then(|| me.node_id.clone())).collect();
         let primary_answers = suspicion.answers.contains_key(&manifest.primary.node_id);
-        if spared {
-            // Only this node lost it.
+        if spared || over {
+            // Only this node lost it, or nobody needs it.
             self.peers.suspicion = None;
             self.peers.quiet_until = self.now + self.settings.heartbeat_interval;
             return;
