@@ -217,7 +217,15 @@ impl Faults {
             .collect();
         ensure!(!others.is_empty(), "there is no other node to be Primary");
         let to = others[self.random.below(others.len() as u64) as usize];
-        hand_over(cluster, from, to).await?;
+        // A node that started lately may not vote yet: then it is refused.
+        let start = std::time::Instant::now();
+        loop {
+            match hand_over(cluster, from, to).await {
+                Ok(()) => break,
+                Err(_) if start.elapsed() < ROLE_WITHIN => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(error) => return Err(error),
+            }
+        }
         self.last = vec![from];
         Ok(format!("MovePrimary {} to {}", name(from), name(to)))
     }

@@ -1,6 +1,7 @@
 //! Work beside requests: leases that run out, automatic compaction, deleting rows, database figures.
 
 use crate::clock::boot_millis;
+use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
 use crate::node::Inner;
 use crate::primary::Primary;
