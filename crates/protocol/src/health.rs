@@ -21,6 +21,8 @@ pub(crate) const STORE_LOST: Millis = 2_000;
 struct Suspicion {
     term: Term,
     since: Millis,
+    /// When those that did not answer are asked again.
+    ask_at: Millis,
     why: &'static str,
     query: u64,
     asked: BTreeSet<NodeId>,
@@ -131,6 +133,10 @@ impl Engine {
             if self.lock.held {
                 self.beat_nodes();
             }
+        }
+        if self.quorum_lost.as_ref().is_some_and(|lost| lost.missing.contains(&from)) && self.lock.held {
+            // One that was missed is back: perhaps it is enough.
+            self.peers.quiet(self.now);
         }
         self.peers.reports.insert(from, (report, self.now));
         if self.lock.held {
@@ -253,9 +259,9 @@ impl Engine {
         for node in &asked {
             self.send(node, Message::HearsAsk { query, term });
         }
-        let since = self.now;
+        let (since, ask_at) = (self.now, self.now + HEARS_WAIT);
         self.peers.suspicion =
-            Some(Suspicion { term, since, why, query, asked, answers: BTreeMap::new(), certain, avoid });
+            Some(Suspicion { term, since, ask_at, why, query, asked, answers: BTreeMap::new(), certain, avoid });
         self.renew_lock();
     }
 
@@ -264,7 +270,9 @@ impl Engine {
         let Some(manifest) = &self.manifest else { return };
         let Some(suspicion) = &self.peers.suspicion else { return };
         let waited = self.now.saturating_sub(suspicion.since);
-        let all = suspicion.asked.iter().all(|n| suspicion.answers.contains_key(n) || self.peers.is_down(n));
+        let open = suspicion.asked.iter().filter(|n| !suspicion.answers.contains_key(*n) && !self.peers.is_down(n));
+        let open: Vec<NodeId> = open.cloned().collect();
+        let all = open.is_empty();
         if !all && waited < HEARS_WAIT || self.lock.renewed.is_none_or(|at| at < suspicion.since) {
             return;
         }
@@ -296,6 +304,10 @@ impl Engine {
             self.peers.quiet_until = self.now + self.settings.heartbeat_interval;
             return;
         }
+        if answer < rule.election && !all && waited < self.settings.silence() {
+            // Busy ones are late: nothing is lost before they had their time.
+            return self.ask_again(&open);
+        }
         if answer < rule.election {
             // R12: nothing would come of an election but promises that bind those who are there.
             let _ = primary_answers;
@@ -308,6 +320,19 @@ impl Engine {
         let prefer = avoid.is_none().then(|| manifest.primary.node_id.clone());
         self.peers.suspicion = None;
         self.start_election(why, prefer, avoid);
+    }
+
+    fn ask_again(&mut self, open: &[NodeId]) {
+        let now = self.now;
+        let Some(suspicion) = self.peers.suspicion.as_mut() else { return };
+        if now < suspicion.ask_at {
+            return;
+        }
+        suspicion.ask_at = now + HEARS_WAIT;
+        let (query, term) = (suspicion.query, suspicion.term);
+        for node in open {
+            self.send(node, Message::HearsAsk { query, term });
+        }
     }
 
     /// Nodes that were silent for very long and vote no more are taken out of the registrations that count.
