@@ -38,7 +38,7 @@ pub struct Identity {
     pub cluster_id: String,
     /// Random, made with the database.
     pub incarnation: Incarnation,
-    /// Starts of this database, this one included; durable before `open` returns.
+    /// Starts of this database that were counted: this one is not among them until [`Writer::count_start`].
     pub boot_counter: u64,
     /// The highest term promised (R2).
     pub promised_term: Term,
@@ -53,8 +53,9 @@ pub(crate) struct Shared {
 }
 
 impl LocalDb {
-    /// Locks the folder (made if it is not there), opens or makes the database in it, and raises its boot
-    /// counter durably. A database that a crash left in the middle of a restore is the one from before it.
+    /// Locks the folder (made if it is not there) and opens or makes the database in it. Its boot counter is as the
+    /// start before left it, so that it can be compared with what the node is registered with (R11): an existing
+    /// database is not changed. One that a crash left in the middle of a restore is the one from before it.
     ///
     /// # Errors
     /// [`Error::InUse`], [`Error::OtherCluster`], [`Error::Foreign`], [`Error::NewerSchema`],
@@ -70,7 +71,7 @@ impl LocalDb {
         connection::settle(&conn, path, Role::Writer)?;
         let identity = match found {
             Found::Empty => create(&mut conn, path, &options.cluster_id)?,
-            Found::Ours => boot(&mut conn, path, &options.cluster_id)?,
+            Found::Ours => existing(&conn, path, &options.cluster_id)?,
         };
         shared.folder.sync()?;
         make_room(path)?;
@@ -101,7 +102,7 @@ fn create(conn: &mut Connection, path: &Path, cluster_id: &str) -> Result<Identi
     let identity = Identity {
         cluster_id: cluster_id.to_string(),
         incarnation: Incarnation(u128::from_be_bytes(random)),
-        boot_counter: 1,
+        boot_counter: 0,
         promised_term: Term(0),
         created: true,
     };
@@ -144,9 +145,9 @@ pub(crate) fn load_identity(conn: &Connection, path: &Path) -> Result<Identity, 
     })
 }
 
-/// An existing database: checks whose it is, then counts this start.
-fn boot(conn: &mut Connection, path: &Path, cluster_id: &str) -> Result<Identity, Error> {
-    let mut identity = load_identity(conn, path)?;
+/// An existing database: checks whose it is.
+fn existing(conn: &Connection, path: &Path, cluster_id: &str) -> Result<Identity, Error> {
+    let identity = load_identity(conn, path)?;
     if identity.cluster_id != cluster_id {
         return Err(Error::OtherCluster {
             path: path.to_path_buf(),
@@ -154,10 +155,27 @@ fn boot(conn: &mut Connection, path: &Path, cluster_id: &str) -> Result<Identity
             wanted: cluster_id.to_string(),
         });
     }
-    identity.boot_counter += 1;
-    conn.execute("UPDATE identity SET boot_counter = ?1", [identity.boot_counter as i64])
-        .map_err(|e| Error::sqlite(path, "raising the boot counter in", e))?;
     Ok(identity)
+}
+
+impl Writer {
+    /// Counts this start durably; gives the number of starts, this one included. To be called once, after the stored
+    /// counter was compared with the registration: a restored backup keeps being one until it is set aside (R11).
+    ///
+    /// # Errors
+    /// What SQLite reports; [`Error::Stopped`] after an earlier error of the disk.
+    pub fn count_start(&mut self) -> Result<u64, Error> {
+        self.check_stopped()?;
+        let count = |conn: &Connection| {
+            conn.query_row("UPDATE identity SET boot_counter = boot_counter + 1 RETURNING boot_counter", [], |row| {
+                row.get::<_, i64>(0)
+            })
+        };
+        let counted = count(&self.conn);
+        counted
+            .map(|counter| counter as u64)
+            .map_err(|e| Error::sqlite(self.shared.folder.database(), "raising the boot counter in", e))
+    }
 }
 
 /// What the writer keeps in memory.

@@ -66,3 +66,43 @@ pub struct NodeConfig {
     /// SQLite file layer to use instead of the system's; for crash tests.
     pub sqlite_vfs: Option<String>,
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Settings of a node of a test's own.
+    pub(crate) fn config(data_dir: &std::path::Path) -> NodeConfig {
+        NodeConfig {
+            cluster_id: "c".into(),
+            node_id: NodeId::new("n").expect("valid"),
+            data_dir: data_dir.to_path_buf(),
+            advertise_client: vec![],
+            advertise_peer: vec![],
+            quorum: -1,
+            copies_min: 2,
+            quorum_timeout: Duration::from_millis(500),
+            voters_max: 5,
+            heartbeat_interval: Duration::from_millis(500),
+            degradation_count: 2,
+            deregistration_timeout: Duration::from_secs(180),
+            leader_timeout: Duration::from_secs(10),
+            read_lease: Duration::ZERO,
+            chunk_bytes: 4 << 20,
+            chunk_age: Duration::from_secs(1),
+            snapshot_records: 10_000,
+            snapshot_bytes: 256 << 20,
+            snapshot_age: Duration::from_secs(3600),
+            snapshot_retention: Duration::from_secs(86_400),
+            compaction_interval: Duration::ZERO,
+            compaction_retention: Duration::from_secs(300),
+            watch_progress_interval: Duration::from_secs(600),
+            drain_timeout: Duration::from_secs(30),
+            request_bytes_max: 3 << 19,
+            txn_ops_max: 128,
+            db_bytes_max: 8 << 30,
+            value_cache_bytes_max: 1 << 20,
+            sqlite_vfs: None,
+        }
+    }
+}

@@ -34,6 +34,7 @@ pub const NAMES: &[&str] = &[
     "compaction.before-delete",
     "compaction.after-delete",
     "lease.expired",
+    "start.counted",
     "start.registered",
     "start.promised",
     "start.adopted",

@@ -16,32 +16,42 @@ pub(crate) enum Boot {
     Behind,
 }
 
-/// Compares the database, whose counter was raised already, with what is registered.
+/// Compares the database as the start before left it with what is registered. A counter is raised in the database
+/// first: one that is ahead of its registration belongs to a start that did not get further.
 pub(crate) fn boot_state(registered: Option<&Registration>, identity: &localdb::Identity) -> Boot {
     match registered {
-        Some(r) if r.incarnation == identity.incarnation && r.boot >= identity.boot_counter => Boot::Behind,
+        Some(r) if r.incarnation == identity.incarnation && r.boot > identity.boot_counter => Boot::Behind,
         _ => Boot::Current,
     }
 }
 
-/// Raises the boot counter in the registration, after the database (R11).
+/// Compares the boot counter with the registration, then raises it, in the database first (R11): compared after it was
+/// raised, a restored backup would catch up with its registration by failing to start.
 pub(crate) async fn register(
     store: &ManifestStore,
     config: &NodeConfig,
     identity: &localdb::Identity,
+    db: &mut localdb::Writer,
 ) -> Result<(), StartError> {
+    let mut counted = None;
     loop {
         let found = store.registration(&config.node_id).await?;
+        // After a lost swap, too: another process that was started on a copy may have registered meanwhile.
         if boot_state(found.as_ref().map(|(r, _)| r), identity) == Boot::Behind {
             return Err(StartError::Behind);
         }
+        let boot = match counted {
+            Some(boot) => boot,
+            None => *counted.insert(db.count_start()?),
+        };
+        failpoint::hit("start.counted");
         let extra = found.as_ref().map(|(r, _)| r.extra.clone()).unwrap_or_default();
         let registration = Registration {
             schema_version: SCHEMA_VERSION,
             cluster_id: config.cluster_id.clone(),
             node_id: config.node_id.clone(),
             incarnation: identity.incarnation,
-            boot: identity.boot_counter,
+            boot,
             stopped: false,
             client_urls: config.advertise_client.clone(),
             peer_urls: config.advertise_peer.clone(),
@@ -87,10 +97,48 @@ mod tests {
             promised_term: Term(0),
             created: false,
         };
-        assert_eq!(boot_state(None, &identity(1, 1)), Boot::Current);
-        assert_eq!(boot_state(Some(&registration(1, 4)), &identity(1, 5)), Boot::Current);
-        assert_eq!(boot_state(Some(&registration(1, 5)), &identity(1, 5)), Boot::Behind);
+        assert_eq!(boot_state(None, &identity(1, 0)), Boot::Current);
+        assert_eq!(boot_state(Some(&registration(1, 4)), &identity(1, 4)), Boot::Current);
+        assert_eq!(boot_state(Some(&registration(1, 4)), &identity(1, 5)), Boot::Current, "a start that was cut short");
+        assert_eq!(boot_state(Some(&registration(1, 5)), &identity(1, 4)), Boot::Behind);
         assert_eq!(boot_state(Some(&registration(1, 9)), &identity(1, 5)), Boot::Behind);
-        assert_eq!(boot_state(Some(&registration(2, 9)), &identity(1, 1)), Boot::Current, "a wiped node");
+        assert_eq!(boot_state(Some(&registration(2, 9)), &identity(1, 0)), Boot::Current, "a wiped node");
+    }
+
+    fn open(config: &NodeConfig) -> (localdb::Writer, localdb::Readers, localdb::Identity) {
+        localdb::LocalDb::open(&config.data_dir, &localdb::OpenOptions::new("c")).expect("open")
+    }
+
+    fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+        std::fs::create_dir_all(to).expect("folder");
+        for file in std::fs::read_dir(from).expect("folder") {
+            let file = file.expect("file");
+            std::fs::copy(file.path(), to.join(file.file_name())).expect("copy");
+        }
+    }
+
+    /// Seed 1114 of the simulator: a backup whose first start fails is a backup at the next start, too.
+    #[tokio::test]
+    async fn a_restored_backup_whose_starts_fail_stays_one() {
+        let folder = tempfile::tempdir().expect("folder");
+        let storage = netsy_objects::StorageConfig::file(folder.path().join("store"));
+        let buckets = netsy_objects::open(&storage).await.expect("a bucket");
+        let store = ManifestStore::new(buckets.control);
+        let config = crate::config::tests::config(&folder.path().join("node"));
+        let start = async || {
+            let (mut db, readers, identity) = open(&config);
+            let registered = register(&store, &config, &identity, &mut db).await;
+            drop((db, readers));
+            registered
+        };
+        start().await.expect("the first start");
+        let backup = folder.path().join("backup");
+        copy_files(&config.data_dir, &backup);
+        start().await.expect("the second start");
+        localdb::LocalDb::set_aside(&config.data_dir, &folder.path().join("newer")).expect("set aside");
+        copy_files(&backup, &config.data_dir);
+        for _ in 0..3 {
+            assert!(matches!(start().await, Err(StartError::Behind)));
+        }
     }
 }

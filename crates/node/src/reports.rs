@@ -2,6 +2,7 @@
 
 use crate::node::Inner;
 use netsy_protocol::command::Report;
+use netsy_protocol::status::QuorumLost;
 use parking_lot::Mutex;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -10,9 +11,41 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(crate) struct Seen {
     /// R12: why there is no election.
-    pub(crate) quorum_lost: Mutex<Option<String>>,
+    quorum_lost: Mutex<Option<QuorumLost>>,
     /// Why an operator's last wish was not fulfilled.
     pub(crate) declined: Mutex<Option<String>>,
+}
+
+impl Seen {
+    /// R12: which voters the cluster waits for, if it does.
+    pub(crate) fn quorum_lost(&self) -> Option<QuorumLost> {
+        self.quorum_lost.lock().clone()
+    }
+}
+
+/// What is to be said of a quorum that is lost.
+pub(crate) fn explain(lost: &QuorumLost) -> String {
+    format!(
+        "quorum lost: the cluster's last writes may be on no disk but those of its voters, {} of whom must be here to go \
+         on; here: {}, missing: {}. Bring missing ones back with their data folders; if they are gone for good, netsy \
+         recover --lost NODE says so",
+        lost.needed,
+        names(&lost.answered),
+        names(&lost.missing)
+    )
+}
+
+/// Every node says what the Elector found, when that changes.
+pub(crate) fn note_quorum(node: &Inner, now: Option<QuorumLost>) {
+    let mut known = node.driver.seen.quorum_lost.lock();
+    if *known == now {
+        return;
+    }
+    match &now {
+        Some(lost) => tracing::error!("{}", explain(lost)),
+        None => tracing::info!("the quorum is not lost any more"),
+    }
+    *known = now;
 }
 
 fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
@@ -34,23 +67,9 @@ pub(crate) fn report(node: &Arc<Inner>, report: Report) {
             tracing::info!(term = term.0, primary = %primary.node_id, "a Primary is elected");
         }
         Report::QuorumLost { needed, answered, missing } => {
-            let text = format!(
-                "quorum lost: the cluster's last writes may be on no disk but those of its voters, {needed} of whom \
-                 must be here to go on; here: {}, missing: {}. Bring missing ones back with their data folders; if they \
-                 are gone for good, netsy recover --lost NODE says so",
-                names(&answered),
-                names(&missing)
-            );
-            let mut known = seen.quorum_lost.lock();
-            if known.as_ref() != Some(&text) {
-                tracing::error!("{text}");
-                *known = Some(text);
-            }
+            note_quorum(node, Some(QuorumLost { needed, answered, missing }));
         }
-        Report::QuorumBack => {
-            *seen.quorum_lost.lock() = None;
-            tracing::info!("enough voters answer again");
-        }
+        Report::QuorumBack => note_quorum(node, None),
         Report::QuorumLate => tracing::warn!("the quorum is late: writes are acknowledged from the object log"),
         Report::QuorumInTime => tracing::info!("the quorum is in time again"),
         Report::SealInHole(seq) => tracing::info!(seq = seq.0, "the seal fell into a hole that clean-up left"),

@@ -4,6 +4,7 @@ use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
+use crate::reports;
 use crate::writer::Written;
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, NodeId, Position, Revision, Term};
@@ -75,6 +76,10 @@ pub struct NodeStatus {
     pub leases: u64,
     /// Why it does not serve as it should, if so.
     pub ready: Result<(), String>,
+    /// R12: why there is no Primary and will be none, and what to do.
+    pub quorum_lost: Option<String>,
+    /// R12: how many voters the cluster waits for.
+    pub missing_voters: usize,
 }
 
 /// What HashKV shows.
@@ -185,7 +190,8 @@ impl Node {
             let needed = node.leading().is_some() && node.upload_at_once();
             metrics.bucket_fault().filter(|_| needed).map(|e| format!("object storage: {e}"))
         });
-        let fault = fault.or_else(|| node.driver.seen.quorum_lost.lock().clone());
+        let lost = node.driver.seen.quorum_lost();
+        let fault = fault.or_else(|| lost.as_ref().map(reports::explain));
         let stopping = node.is_stopping();
         let committed = node.ask_engine(|engine, _| engine.committed());
         let store = node.store.read();
@@ -201,6 +207,8 @@ impl Node {
             keys: store.key_count() as u64,
             leases: store.lease_count() as u64,
             ready: if stopping { Err("the node is stopping".into()) } else { fault.map_or(Ok(()), Err) },
+            quorum_lost: lost.as_ref().map(reports::explain),
+            missing_voters: lost.map_or(0, |lost| lost.missing.len()),
         }
     }
 

@@ -212,8 +212,8 @@ async fn open_current(
 ) -> Result<(localdb::Writer, localdb::Readers, localdb::Identity), StartError> {
     let mut set_aside = false;
     loop {
-        let (db, readers, identity) = open(config).await?;
-        match register::register(manifest, config, &identity).await {
+        let (mut db, readers, identity) = open(config).await?;
+        match register::register(manifest, config, &identity, &mut db).await {
             Ok(()) => return Ok((db, readers, identity)),
             Err(StartError::Behind) if !set_aside => {
                 set_aside = true;
