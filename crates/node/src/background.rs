@@ -1,6 +1,7 @@
 //! Work beside requests: leases that run out, automatic compaction, deleting rows, database figures.
 
 use crate::clock::boot_millis;
+use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
 use crate::node::Inner;
 use crate::primary::Primary;
@@ -60,6 +61,8 @@ async fn expire(node: &Inner, id: LeaseId, now_ms: u64) {
             failpoint::hit("lease.expired");
             node.metrics.leases_expired.fetch_add(1, Ordering::Relaxed);
         }
+        // A hand-over: the next Primary does it.
+        Err(NodeError::Unavailable(Unavailable::NotPrimary)) => {}
         Err(error) => {
             tracing::warn!(%id, %error, "a lease that ran out could not be ended yet; it will be tried again")
         }

@@ -224,6 +224,7 @@ impl Engine {
             Event::StreamClosed(stream) => self.on_stream_closed(stream),
             Event::Leading(term) => self.on_leading(term),
             Event::Stop => self.on_stop(),
+            Event::Finish => self.on_finish(),
             Event::MovePrimary(to) => self.on_move_primary(to),
             Event::SetCluster { quorum, copies_min } => self.on_set_cluster(quorum, copies_min),
             Event::Recover { lost } => self.on_recover(lost),
@@ -484,7 +485,7 @@ impl Engine {
     pub fn may_create(&self, term: Term) -> Creating {
         match &self.primary {
             Some(primary) if primary.term == term && primary.serves() => {
-                if self.is_bound() {
+                if self.is_bound() || self.has_left() {
                     return Creating::No;
                 }
                 let paused = mutant!(self, LeaseWaitForWritesOnly) && self.now < primary.lease_wait_until
