@@ -3,6 +3,7 @@
 use crate::background;
 use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
+use crate::gather::Gather;
 use crate::local_queue::LocalItem;
 use crate::node::{Ended, Inner};
 use crate::primary::Primary;
@@ -40,6 +41,7 @@ pub(crate) fn start_uploads(node: &Arc<Inner>, term: Term, after: ChunkSeq, last
         thresholds: Thresholds { bytes: node.config.chunk_bytes, age: node.config.chunk_age },
         node: node.clone(),
         primary: primary.clone(),
+        gather: Gather::default(),
     };
     let node = node.clone();
     node.runtime.clone().spawn(async move {

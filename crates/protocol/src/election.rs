@@ -420,12 +420,19 @@ impl Engine {
     pub(crate) fn on_recover(&mut self, lost: Vec<NodeId>) {
         let silence = self.settings.silence();
         let alive = self.peers.healthy(self.now, silence);
+        // One that answers with another database than the one that votes: that one's vote is gone (R11).
+        let replaced = |node: &NodeId| {
+            let voters = self.manifest.iter().flat_map(|m| &m.voters);
+            let now = self.peers.report_of(node).map(|(report, _)| report.process.incarnation);
+            voters.into_iter().any(|v| v.node_id == *node && now.is_some_and(|now| now != v.incarnation))
+        };
+        let answers = |node: &&NodeId| alive.contains(node) && !replaced(node);
         let why = if self.manifest.is_none() {
             Some("the manifest was not read yet".to_string())
         } else if lost.contains(&self.me.node_id) {
             Some("this node is among those given up".to_string())
         } else {
-            lost.iter().find(|n| alive.contains(n)).map(|n| format!("node {n} answers: it is not lost"))
+            lost.iter().find(answers).map(|n| format!("node {n} answers: it is not lost"))
         };
         match why {
             Some(why) if !mutant!(self, RecoverByTimer) => self.report(Report::Declined(why)),
