@@ -455,6 +455,11 @@ impl Engine {
     pub(crate) fn target(&mut self, term: Term, primary: ProcessId) {
         let newer = self.follower.target.as_ref().is_none_or(|(known, _)| *known < term);
         if newer {
+            // A term exists only if a swap of the manifest wrote it (R1): this process is deposed, also where it cannot
+            // read that itself, as it does not reach object storage.
+            if self.primary.as_ref().is_some_and(|p| p.term < term) && primary != self.me {
+                self.step_down();
+            }
             self.follower.target = Some((term, primary));
             self.follower.retry_at = self.now;
             self.leave_old_primary(term);

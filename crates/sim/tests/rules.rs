@@ -867,3 +867,14 @@ fn a_disk_that_has_room_again_keeps_its_primary() {
     assert_eq!(wished(&bench), None);
     assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
 }
+
+#[test]
+fn a_primary_that_cannot_read_the_manifest_steps_down_at_the_word_of_a_later_term() {
+    let mut bench = primary(None);
+    bench.hold_reads = true;
+    assert!(bench.append(11));
+    bench.message(1, Message::Elected { term: Term(6), primary: process(2) });
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::StepDown { term: Term(5) })));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::No);
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Follow { primary, .. } if *primary == node(2))));
+}
