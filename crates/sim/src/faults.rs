@@ -1,5 +1,6 @@
 //! Carrying faults out, and ending them.
 
+use netsy_protocol::quorum::Voter;
 use crate::bucket::{Op, Snapshot};
 use crate::scenario::{DiskFate, Fault};
 use crate::world::{Happening, Healing, Input, Why, World};
@@ -119,7 +120,13 @@ impl World {
                 }
             }
             Fault::Recover => {
-                let lost: Vec<_> = self.slots.iter().filter(|s| s.process.is_none()).map(|s| s.id.clone()).collect();
+                // Databases that vote and are not there: their node may run with another one.
+                let voters = self.bucket.manifest.iter().flat_map(|m| &m.voters);
+                let there = |v: &&Voter| {
+                    let slot = self.slots.iter().find(|s| s.id == v.node_id && s.process.is_some());
+                    slot.and_then(|s| s.disk.as_ref()).is_some_and(|d| d.incarnation == v.incarnation)
+                };
+                let lost: Vec<_> = voters.filter(|v| !there(v)).map(|v| v.node_id.clone()).collect();
                 let alive = self.slots.iter().position(|s| s.process.is_some() && !s.paused);
                 if let Some(alive) = alive {
                     self.tell(alive, Event::Recover { lost });
