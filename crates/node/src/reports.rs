@@ -2,6 +2,7 @@
 
 use crate::node::Inner;
 use netsy_protocol::command::Report;
+use netsy_protocol::status::Status;
 use parking_lot::Mutex;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -13,6 +14,8 @@ pub(crate) struct Seen {
     pub(crate) quorum_lost: Mutex<Option<String>>,
     /// Why an operator's last wish was not fulfilled.
     pub(crate) declined: Mutex<Option<String>>,
+    /// One wish at a time, so that an answer belongs to it.
+    pub(crate) asking: tokio::sync::Mutex<()>,
 }
 
 fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
@@ -24,6 +27,30 @@ fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
     if out.is_empty() { "none".to_string() } else { out }
 }
 
+/// R12: why there is no election, what would mend it, and what an operator can do; `None`: quorum is not lost.
+pub(crate) fn quorum_lost(status: &Status) -> Option<String> {
+    let lost = status.quorum_lost.as_ref()?;
+    let voters = status.manifest.as_ref().map(|m| m.voters.as_slice()).unwrap_or_default();
+    let mut missing = String::new();
+    for voter in voters.iter().filter(|v| lost.missing.contains(&v.node_id)) {
+        let other =
+            status.nodes.iter().any(|n| n.node.node_id == voter.node_id && n.node.incarnation != voter.incarnation);
+        let why = if other { "runs with another database than the one that votes" } else { "does not answer" };
+        // Writing into a String cannot fail.
+        let _ = write!(missing, "{}{} ({why})", if missing.is_empty() { "" } else { ", " }, voter.node_id);
+    }
+    let all: Vec<_> = voters.iter().map(|v| v.node_id.clone()).collect();
+    Some(format!(
+        "quorum lost: of the voters {} {} must answer with the database they vote with; answering: {}; missing: \
+         {missing}. What was acknowledged last may be on their disks only: start them with their data folders. If those \
+         are gone for good, `netsy recover --lost {}` tells what is lost and, once confirmed, goes on without them",
+        names(&all),
+        lost.needed,
+        names(&lost.answered),
+        names(&lost.missing).replace(", ", ","),
+    ))
+}
+
 pub(crate) fn report(node: &Arc<Inner>, report: Report) {
     let seen = &node.driver.seen;
     match report {
@@ -33,22 +60,14 @@ pub(crate) fn report(node: &Arc<Inner>, report: Report) {
         Report::Elected { term, primary } => {
             tracing::info!(term = term.0, primary = %primary.node_id, "a Primary is elected");
         }
-        Report::QuorumLost { needed, answered, missing } => {
-            let text = format!(
-                "quorum lost: the cluster's last writes may be on no disk but those of its voters, {needed} of whom \
-                 must be here to go on; here: {}, missing: {}. Bring missing ones back with their data folders; if they \
-                 are gone for good, netsy recover --lost NODE says so",
-                names(&answered),
-                names(&missing)
-            );
-            let mut known = seen.quorum_lost.lock();
-            if known.as_ref() != Some(&text) {
+        // `roles::look` keeps the text for health and status, on every node.
+        Report::QuorumLost { .. } => {
+            let status = node.ask_engine(|engine, now| engine.status(now));
+            if let Some(text) = quorum_lost(&status) {
                 tracing::error!("{text}");
-                *known = Some(text);
             }
         }
         Report::QuorumBack => {
-            *seen.quorum_lost.lock() = None;
             tracing::info!("enough voters answer again");
         }
         Report::QuorumLate => tracing::warn!("the quorum is late: writes are acknowledged from the object log"),

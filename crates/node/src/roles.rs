@@ -156,6 +156,12 @@ pub(crate) fn look(node: &Arc<Inner>) {
     if let Some(manifest) = &status.manifest {
         node.saw_manifest(manifest);
     }
+    let lost = crate::reports::quorum_lost(&status);
+    let mut known = node.driver.seen.quorum_lost.lock();
+    if *known != lost {
+        *known = lost;
+    }
+    drop(known);
     let here = node.leading().is_some();
     let primary = if here {
         Some(node.config.node_id.clone())

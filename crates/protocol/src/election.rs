@@ -193,7 +193,8 @@ impl Engine {
                 if let Some(lost) = &election.recover
                     && now.saturating_sub(election.started) >= GIVE_UP_RECOVER
                 {
-                    let answers = |v: &Voter| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v);
+                    let answers =
+                        |v: &Voter| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v);
                     let left = election.manifest.voters.iter().filter(|v| !lost.contains(v) && !answers(v));
                     let silent: Vec<_> = left.map(|v| v.node_id.to_string()).collect();
                     return self.decline_recovery(format!(
@@ -380,7 +381,9 @@ impl Engine {
                 self.see_manifest(found);
                 match recover {
                     // An election without giving anybody up, or the same recovery by another node.
-                    Some(_) if went_on => self.report(Report::Declined(format!("the cluster went on after term {term}"))),
+                    Some(_) if went_on => {
+                        self.report(Report::Declined(format!("the cluster went on after term {term}")))
+                    }
                     Some(lost) => self.begin_election(RECOVERS, None, None, Some(lost)),
                     None => {}
                 }

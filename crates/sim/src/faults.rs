@@ -1,12 +1,12 @@
 //! Carrying faults out, and ending them.
 
-use netsy_protocol::quorum::Voter;
 use crate::bucket::{Op, Snapshot};
 use crate::scenario::{DiskFate, Fault};
 use crate::world::{Happening, Healing, Input, Why, World};
 use netsy_api::ids::{ChunkSeq, LogIndex};
 use netsy_protocol::event::Event;
 use netsy_protocol::mutant::Mutant;
+use netsy_protocol::quorum::Voter;
 use netsy_protocol::status::Role;
 use std::sync::Arc;
 
