@@ -223,11 +223,17 @@ impl Cluster {
 
     /// Starts all, at once, and waits until each answers.
     pub async fn start_all(&mut self) -> Result<()> {
-        for node in 0..self.nodes.len() {
-            self.start(node)?;
+        let all: Vec<usize> = (0..self.nodes.len()).collect();
+        self.start_some(&all).await
+    }
+
+    /// The same for some.
+    pub async fn start_some(&mut self, nodes: &[usize]) -> Result<()> {
+        for node in nodes {
+            self.start(*node)?;
         }
-        for node in 0..self.nodes.len() {
-            self.ready(node).await?;
+        for node in nodes {
+            self.ready(*node).await?;
         }
         Ok(())
     }
@@ -280,6 +286,19 @@ impl Cluster {
         let lock: Value = serde_json::from_slice(&text).ok()?;
         let holder = find_text(&lock, &["holder", "node_id", "node"])?;
         (0..self.nodes.len()).find(|node| name(*node) == holder)
+    }
+
+    /// The manifest's voters.
+    pub fn voters(&self) -> Option<Vec<usize>> {
+        let manifest: Value = serde_json::from_slice(&self.store.object("cluster.json")?).ok()?;
+        let names = manifest.get("voters")?.as_array()?.iter().map(|voter| find_text(voter, &["node_id"]));
+        let names: Option<Vec<&str>> = names.collect();
+        Some((0..self.nodes.len()).filter(|node| names.as_ref().is_some_and(|n| n.contains(&&*name(*node)))).collect())
+    }
+
+    /// Where a node answers about its health.
+    pub fn health_address(&self, node: usize) -> SocketAddr {
+        self.address(node, 2)
     }
 
     /// Where everything is.

@@ -1,8 +1,10 @@
 //! Makes faults happen.
 
+use crate::checks;
 use crate::cluster::{Cluster, name};
 use crate::net::Place;
 use crate::proxy::Mode;
+use crate::record::Shared;
 use crate::scenario::{Fault, ServerKind};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use netsy_api::etcdserverpb::MoveLeaderRequest;
@@ -32,7 +34,7 @@ impl Faults {
     }
 
     /// Makes it happen; says what it was.
-    pub async fn apply(&mut self, cluster: &mut Cluster, fault: &Fault) -> Result<String> {
+    pub async fn apply(&mut self, cluster: &mut Cluster, fault: &Fault, shared: &Shared) -> Result<String> {
         let struck = match fault {
             Fault::Kill { node }
             | Fault::Stop { node }
@@ -44,6 +46,8 @@ impl Faults {
             | Fault::DiskFree { node }
             | Fault::DiskSlow { node, .. }
             | Fault::Clock { node, .. }
+            | Fault::Voters { node, .. }
+            | Fault::Says { node, .. }
             | Fault::Isolate { node, .. } => self.nodes(cluster, node, &[]).await?,
             _ => Vec::new(),
         };
@@ -112,6 +116,10 @@ impl Faults {
             Fault::StoreOk => cluster.store.well(),
             Fault::MovePrimary => return self.move_primary(cluster).await,
             Fault::Cure => self.cure(cluster)?,
+            Fault::Voters { within, .. } => checks::voters(cluster, &struck, *within).await?,
+            Fault::Says { place, text, within, .. } => checks::says(cluster, &struck, place, text, *within).await?,
+            Fault::Serves { within } => return checks::serves(shared, *within).await,
+            Fault::Halted { seconds } => checks::halted(shared, *seconds).await?,
         }
         let names: Vec<String> = struck.iter().map(|node| name(*node)).collect();
         if !struck.is_empty() {
@@ -165,7 +173,8 @@ impl Faults {
         }
     }
 
-    async fn nodes(&mut self, cluster: &mut Cluster, who: &str, named: &[Place]) -> Result<Vec<usize>> {
+    /// Those that are meant.
+    pub async fn nodes(&mut self, cluster: &mut Cluster, who: &str, named: &[Place]) -> Result<Vec<usize>> {
         let mut all = Vec::new();
         for who in who.split('+') {
             all.extend(self.some(cluster, who, named).await?);
@@ -183,6 +192,7 @@ impl Faults {
         };
         Ok(match who {
             "all" => all.collect(),
+            "none" => Vec::new(),
             "last" => self.last.clone(),
             "rest" => all.filter(|node| !named.contains(&Place::Node(*node))).collect(),
             "stopped" => all.filter(|node| !cluster.nodes[*node].process.is_running()).collect(),
@@ -195,6 +205,10 @@ impl Faults {
                 let primary = primary(cluster).await?;
                 let others = all.filter(|node| *node != primary && cluster.nodes[*node].process.is_running()).collect();
                 any(others)?
+            }
+            "replicas" => {
+                let primary = primary(cluster).await?;
+                all.filter(|node| *node != primary && cluster.nodes[*node].process.is_running()).collect()
             }
             // What is Elector and Primary in one, etcd has only together.
             "elector" if cluster.kind == ServerKind::Etcd => vec![primary(cluster).await?],

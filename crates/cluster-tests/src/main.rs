@@ -7,8 +7,11 @@
 //! Start reading at [`run::run`]; [`net`] says how the network is cut.
 
 mod bench;
+mod checks;
 mod cluster;
 mod faults;
+mod kept;
+mod logs;
 mod net;
 mod process;
 mod proxy;

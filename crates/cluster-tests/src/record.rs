@@ -5,6 +5,7 @@ use netsy_api::etcdserverpb::ResponseHeader;
 use netsy_e2e::Client;
 use netsy_history::{Answer, Done, Op, Outcome, Refusal, Request};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -27,6 +28,8 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     /// Set to end all clients between two operations.
     pub stop: AtomicBool,
+    /// How often each error was told that leaves an outcome open.
+    open: Mutex<BTreeMap<String, usize>>,
 }
 
 impl Shared {
@@ -40,6 +43,7 @@ impl Shared {
             revision: AtomicI64::new(1),
             acknowledged: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            open: Mutex::default(),
         })
     }
 
@@ -51,6 +55,11 @@ impl Shared {
     /// All operations so far.
     pub fn take(&self) -> Vec<Op> {
         std::mem::take(&mut self.ops.lock())
+    }
+
+    /// Errors that clients were told, by how often.
+    pub fn errors(&self) -> String {
+        self.open.lock().iter().map(|(error, count)| format!("\n      {count} x {error}")).collect()
     }
 
     /// A number never given before.
@@ -84,6 +93,10 @@ impl Recorder {
         self.shared.stopped()
     }
 
+    fn note(&self, error: String) {
+        *self.shared.open.lock().entry(error).or_default() += 1;
+    }
+
     async fn connection(&mut self, node: usize) -> Option<Client> {
         if self.connections[node].is_none() {
             self.connections[node] = connect(self.shared.nodes[node].address).await.ok();
@@ -100,8 +113,17 @@ impl Recorder {
         let (returned, life_after) = (self.shared.now(), life.load(Ordering::SeqCst));
         let outcome = match answer {
             Ok(Ok(done)) => Outcome::Done(done),
-            Ok(Err(status)) => outcome_of(&status),
-            Err(_) => Outcome::Unknown,
+            Ok(Err(status)) => {
+                let outcome = outcome_of(&status);
+                if outcome == Outcome::Unknown {
+                    self.note(format!("{:?}: {}", status.code(), status.message()));
+                }
+                outcome
+            }
+            Err(_) => {
+                self.note(format!("no answer within {:?}", self.timeout));
+                Outcome::Unknown
+            }
         };
         if outcome == Outcome::Unknown {
             self.connections[node] = None;

@@ -2,6 +2,8 @@
 
 use crate::cluster::{Cluster, Programs, connect, name};
 use crate::faults::Faults;
+use crate::kept;
+use crate::logs;
 use crate::net::Isolation;
 use crate::record::{Recorder, Shared, UNITS_PER_SECOND};
 use crate::scenario::{Fault, Scenario, ServerKind};
@@ -106,8 +108,14 @@ fn skipped(scenario: &Scenario, plan: &Plan) -> Option<String> {
 
 async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Result<(Report, String)> {
     let mut random = Random::new(plan.seed);
-    cluster.start_all().await?;
+    let mut faults = Faults::new(random.fork());
+    let first = faults.nodes(cluster, &scenario.starts, &[]).await?;
+    cluster.start_some(&first).await?;
     let shared = Shared::new(cluster.views());
+    let mut reader = Recorder::new(Arc::clone(&shared), LAST_CLIENT, CALL_WITHIN);
+    if let Some(node) = first.first() {
+        kept::grant(&mut reader, *node).await?;
+    }
     let mut workers = JoinSet::new();
     for client in 0..scenario.workload.clients {
         let worker = Worker::new(Arc::clone(&shared), client as u32 + 1, &scenario.workload, random.fork());
@@ -126,7 +134,6 @@ async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Res
         watchers.spawn(watcher.run(Arc::clone(&last)));
     }
 
-    let mut faults = Faults::new(random.fork());
     let began = Instant::now();
     let broken = break_things(scenario, cluster, &mut faults, &mut random, &shared).await;
     let left = Duration::from_secs_f64(scenario.seconds).saturating_sub(began.elapsed());
@@ -134,20 +141,30 @@ async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Res
         tokio::time::sleep(left).await;
     }
     let count = broken?;
-    faults.cure(cluster)?;
-    let cured = Instant::now();
-    serve_again(cluster, &shared, Duration::from_secs_f64(scenario.expect.serves_within)).await?;
-    let recovery = cured.elapsed();
+    let mut recovery = Duration::ZERO;
+    if !scenario.expect.halts {
+        faults.cure(cluster)?;
+        let cured = Instant::now();
+        serve_again(cluster, &shared, Duration::from_secs_f64(scenario.expect.serves_within)).await?;
+        recovery = cured.elapsed();
+    }
     shared.stop.store(true, Ordering::SeqCst);
     while let Some(ended) = workers.join_next().await {
         ended.context("a client")?;
     }
 
-    leases_end(cluster).await?;
-    let mut reader = Recorder::new(Arc::clone(&shared), LAST_CLIENT, CALL_WITHIN);
-    let head = final_write(&mut reader).await?;
-    last.store(head, Ordering::SeqCst);
-    let states = last_reads(cluster, &mut reader, head).await?;
+    let (head, states) = if scenario.expect.halts {
+        // What is not known to anybody any more is not there to be read: the watchers' own word is the log.
+        last.store(-1, Ordering::SeqCst);
+        (0, Vec::new())
+    } else {
+        leases_end(cluster).await?;
+        let head = final_write(&mut reader).await?;
+        last.store(head, Ordering::SeqCst);
+        let states = last_reads(cluster, &mut reader, head).await?;
+        kept::check(&mut reader, cluster.nodes.len() - 1).await?;
+        (head, states)
+    };
     let watched = tokio::time::timeout(SETTLE_WITHIN, async {
         while reached.iter().any(|reached| reached.load(Ordering::SeqCst) < head) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -162,21 +179,27 @@ async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Res
     while let Some(ended) = watchers.join_next().await {
         records.extend(ended.context("a watcher")?);
     }
-    if plan.kind == ServerKind::Netsy && scenario.expect.restore {
+    if plan.kind == ServerKind::Netsy && scenario.expect.restore && !scenario.expect.halts {
         restored_from_the_bucket(cluster, &mut reader, head).await?;
     }
 
     let mut report = Report::default();
-    let history = assemble(&shared, records, states, head, &mut report);
+    let history = assemble(&shared, records, states, head, scenario, &mut report);
+    for panic in logs::panics(cluster) {
+        bail!("a node panicked: {panic}");
+    }
     let unknown = history.ops.iter().filter(|op| op.outcome == Outcome::Unknown).count();
     let refused = history.ops.iter().filter(|op| matches!(op.outcome, Outcome::Refused(_))).count();
     let written = shared.acknowledged.load(Ordering::SeqCst);
     let sessions: usize = history.watches.iter().map(|watch| watch.sessions.len()).sum();
     let figures = format!(
         "{} operations ({written} acknowledged writes, {unknown} unknown, {refused} refused), {} revisions, {sessions} \
-         watch streams, {count} faults, served again after {recovery:.1?}",
+         watch streams, {count} faults, served again after {recovery:.1?}, {}{}{}",
         history.ops.len(),
         history.log.steps.len(),
+        longest_pause(&history.ops),
+        shared.errors(),
+        logs::errors(cluster),
     );
     report.extend(history.check());
     if plan.keep || !report.is_empty() {
@@ -187,6 +210,19 @@ async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Res
         "only {written} writes were acknowledged, the run says nothing: {figures}"
     );
     Ok((report, figures))
+}
+
+/// The longest time in which no write was acknowledged.
+fn longest_pause(ops: &[netsy_history::Op]) -> String {
+    let mut times: Vec<u64> = ops.iter().filter(|op| op.wrote() && op.client < LAST_CLIENT).map(|op| op.returned).collect();
+    times.sort_unstable();
+    let seconds = |units: u64| units as f64 / UNITS_PER_SECOND as f64;
+    match times.windows(2).max_by_key(|two| two[1] - two[0]) {
+        Some(two) => {
+            format!("writes paused for {:.2} s at most, from {:.1} s on", seconds(two[1] - two[0]), seconds(two[0]))
+        }
+        None => "no writes to speak of".into(),
+    }
 }
 
 /// The faults of the scenario, then those by chance.
@@ -226,7 +262,7 @@ async fn break_things(
 
 async fn apply(cluster: &mut Cluster, faults: &mut Faults, fault: &Fault, shared: &Shared) -> Result<()> {
     let at = shared.now() as f64 / UNITS_PER_SECOND as f64;
-    let what = faults.apply(cluster, fault).await.with_context(|| format!("{fault:?} at {at:.1} s"))?;
+    let what = faults.apply(cluster, fault, shared).await.with_context(|| format!("{fault:?} at {at:.1} s"))?;
     println!("    {at:7.2} s: {what}");
     Ok(())
 }
@@ -253,7 +289,8 @@ async fn leases_end(cluster: &Cluster) -> Result<()> {
     let client = connect(cluster.nodes[0].view.address).await?;
     let start = Instant::now();
     loop {
-        let left = client.lease().lease_leases(LeaseLeasesRequest {}).await?.into_inner().leases;
+        let mut left = client.lease().lease_leases(LeaseLeasesRequest {}).await?.into_inner().leases;
+        left.retain(|lease| lease.id != kept::LEASE);
         if left.is_empty() {
             return Ok(());
         }
@@ -315,7 +352,7 @@ async fn restored_from_the_bucket(cluster: &mut Cluster, reader: &mut Recorder, 
     cluster.start(0)?;
     cluster.ready(0).await.context("a node started from the bucket alone")?;
     match reader.ask(0, read_all(false)).await {
-        Some(Outcome::Done(done)) if done.revision >= head => Ok(()),
+        Some(Outcome::Done(done)) if done.revision >= head => kept::check(reader, 0).await,
         other => bail!("from the bucket alone, revision {head} and more was to be read: {other:?}"),
     }
 }
@@ -325,13 +362,14 @@ fn assemble(
     mut records: Vec<WatchRecord>,
     states: Vec<NodeState>,
     head: i64,
+    scenario: &Scenario,
     report: &mut Report,
 ) -> History {
     let mut parts: Vec<(String, Vec<Step>)> = Vec::new();
     for record in &mut records {
         // An earlier life of a watcher ended at a compaction.
         let ended = record.sessions.last().and_then(|session| session.messages.last());
-        if !matches!(ended.map(|message| &message.told), Some(Told::Cancelled { .. })) {
+        if head > 0 && !matches!(ended.map(|message| &message.told), Some(Told::Cancelled { .. })) {
             record.whole_to = Some(head);
         }
         for session in record.sessions.iter().filter(|session| is_of_everything(&session.request)) {
@@ -348,8 +386,14 @@ fn assemble(
     let after = |op: &netsy_history::Op| op.done().is_some_and(|done| done.revision > log.head());
     ops.retain(|op| !(op.client == LAST_CLIENT && after(op)));
     let seen: BTreeSet<i64> = log.steps.iter().map(|step| step.revision).collect();
-    log.steps.retain(|step| step.revision <= head || (head..step.revision).all(|revision| seen.contains(&revision)));
-    let rules = Rules { units_per_second: Some(UNITS_PER_SECOND), ..Rules::default() };
+    log.steps.retain(|step| {
+        head == 0 || step.revision <= head || (head..step.revision).all(|revision| seen.contains(&revision))
+    });
+    let rules = Rules {
+        units_per_second: Some(UNITS_PER_SECOND),
+        auto_compaction: scenario.compacts_by_itself(),
+        ..Rules::default()
+    };
     History { ops, watches: records, log, states, rules }
 }
 

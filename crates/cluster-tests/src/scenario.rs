@@ -13,6 +13,9 @@ pub struct Scenario {
     /// How many nodes.
     #[serde(default = "three")]
     pub nodes: usize,
+    /// Those that run from the beginning; the others have a place and are started by a fault.
+    #[serde(default = "all")]
+    pub starts: Who,
     /// The object store.
     #[serde(default)]
     pub store: StoreKind,
@@ -57,6 +60,10 @@ fn three() -> usize {
 
 fn one() -> u32 {
     1
+}
+
+fn all() -> Who {
+    "all".into()
 }
 
 /// What is tested.
@@ -143,8 +150,9 @@ pub struct Random {
     pub of: Vec<Fault>,
 }
 
-/// Which nodes: `n1`.. by number; `primary`; `elector`; `replica` (one that is not Primary); `any`; `last` (those of the
-/// fault before); `rest` (those that the fault does not name otherwise); `all`; `stopped`; several with `+` between them.
+/// Which nodes: `n1`.. by number; `primary`; `elector`; `replica` (one that is not Primary), `replicas` (all that
+/// are not); `any`; `last` (those of the
+/// fault before); `rest` (those that the fault does not name otherwise); `all`; `none`; `stopped`; several with `+` between them.
 /// Beside nodes, for cuts: `store`, `clients`.
 pub type Who = String;
 
@@ -199,6 +207,21 @@ pub enum Fault {
     StoreOk,
     /// Ask the Primary to hand over (etcd's MoveLeader).
     MovePrimary,
+    /// No fault: the manifest's voters are these nodes, and no others, at the latest after so many seconds.
+    Voters { node: Who, within: f64 },
+    /// No fault: a write is acknowledged within so many seconds.
+    Serves { within: f64 },
+    /// No fault: no write is acknowledged for so many seconds.
+    Halted { seconds: f64 },
+    /// No fault: a node's log (`"in": "log"`), or an answer of its health port (`"in": "/health"`), has this text, at the
+    /// latest after so many seconds.
+    Says {
+        node: Who,
+        #[serde(rename = "in")]
+        place: String,
+        text: String,
+        within: f64,
+    },
     /// Everything is put right.
     Cure,
 }
@@ -213,11 +236,13 @@ pub struct Expect {
     pub acknowledged: usize,
     /// What is in the bucket in the end, a cluster started from it alone has (netsy).
     pub restore: bool,
+    /// The cluster stands still in the end, and rightly (R12): the history up to there is judged.
+    pub halts: bool,
 }
 
 impl Default for Expect {
     fn default() -> Self {
-        Self { serves_within: 30.0, acknowledged: 100, restore: true }
+        Self { serves_within: 30.0, acknowledged: 100, restore: true, halts: false }
     }
 }
 
@@ -227,6 +252,7 @@ impl Scenario {
         Self {
             about: String::new(),
             nodes,
+            starts: all(),
             store: StoreKind::File,
             store_latency_ms: 0,
             config: serde_json::Value::Null,
@@ -265,6 +291,11 @@ impl Scenario {
             "disk_mib: a disk that is to be full must have a size"
         );
         Ok(())
+    }
+
+    /// The program compacts by itself.
+    pub fn compacts_by_itself(&self) -> bool {
+        self.config.get("compaction_interval").and_then(|every| every.as_str()).is_some_and(|every| every != "0s")
     }
 
     /// Every fault that may happen.

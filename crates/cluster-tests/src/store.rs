@@ -131,6 +131,8 @@ async fn seaweedfs(net: &Net, folder: &Path, data: &Path) -> Result<Guard> {
     let tools = std::env::var_os("NETSY_TOOLS").map_or_else(|| PathBuf::from(".tools"), PathBuf::from);
     let program = tools.join("venv/bin/weed");
     ensure!(program.exists(), "{} is not there: run scripts/tools.sh, or set NETSY_TOOLS", program.display());
+    // It is started in another folder.
+    let program = std::path::absolute(&program)?;
     let ip = net.address(Place::Store);
     let log = std::fs::File::create(folder.join("seaweedfs.log"))?;
     let mut command = Command::new(&program);

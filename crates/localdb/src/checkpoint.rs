@@ -31,6 +31,9 @@ const ROOM_FRAMES: u64 = if OFTEN { 200 } else { 7_500 };
 /// Header of a frame and of the file.
 const FRAME_HEADER_BYTES: u64 = 24;
 const WAL_HEADER_BYTES: u64 = 32;
+/// SQLite's index of the log grows by pieces of so many bytes, each for so many frames at least.
+const INDEX_BYTES: u64 = 32 << 10;
+const INDEX_FRAMES: u64 = 4_062;
 
 /// What writer and checkpointer share.
 pub(crate) struct WalState {
@@ -154,10 +157,17 @@ fn step(state: &WalState, connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Gives the write-ahead log's file its full size, so that commits overwrite blocks instead of adding some.
-/// To be called while nobody writes.
+/// Gives the write-ahead log's file its full size, so that commits overwrite blocks instead of adding some; and its index
+/// in shared memory room for all of that file, so that a disk that becomes full is met by the log, where SQLite says
+/// so and can go on later, and never by the index, where it is an error of the disk. To be called while nobody writes.
 pub(crate) fn make_room(database: &Path) -> Result<(), Error> {
     let wal = Folder::beside(database, "-wal");
-    files::extend_with_zeros(&wal, WAL_HEADER_BYTES + ROOM_FRAMES * (PAGE_BYTES + FRAME_HEADER_BYTES))
-        .map_err(|e| Error::io(&wal, "making room in", e))
+    let frame_bytes = PAGE_BYTES + FRAME_HEADER_BYTES;
+    let room = |file: &Path, bytes| files::extend_with_zeros(file, bytes).map_err(|e| Error::io(file, "making room in", e));
+    room(&wal, WAL_HEADER_BYTES + ROOM_FRAMES * frame_bytes)?;
+    if OFTEN {
+        return Ok(()); // A file layer that forgets knows nothing of shared memory.
+    }
+    let wal_bytes = std::fs::metadata(&wal).map_err(|e| Error::io(&wal, "looking at", e))?.len();
+    room(&Folder::beside(database, "-shm"), (wal_bytes / frame_bytes / INDEX_FRAMES + 1) * INDEX_BYTES)
 }

@@ -268,15 +268,18 @@ impl Writer {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure};
         let broken = matches!(e.sqlite_error_code(), Some(SystemIoFailure | DatabaseCorrupt | NotADatabase));
         let full = matches!(system_errno(&self.conn), ENOSPC | EDQUOT);
-        let cause = e.to_string();
         let error = if broken && full {
-            Error::DiskFull { path: self.shared.folder.database().to_path_buf(), doing }
+            // What the disk has of it cannot be known: unlike a write that was refused for want of space before anything
+            // of it counted, this may not be tried again.
+            let cause = format!("{e}; no space left on its file system");
+            self.stopped = Some(cause.clone());
+            Error::Stopped { path: self.path().to_path_buf(), cause }
         } else {
+            if broken {
+                self.stopped = Some(e.to_string());
+            }
             self.failed(doing, e)
         };
-        if broken {
-            self.stopped = Some(cause);
-        }
         // Some errors have rolled back already.
         if !self.conn.is_autocommit()
             && let Err(e) = self.conn.execute_batch("ROLLBACK")
@@ -419,6 +422,18 @@ mod tests {
         writer.conn.pragma_update(None, "max_page_count", 1_000_000).expect("limit");
         writer.commit(&Batch { entries: &entries, ..Batch::default() }).expect("there is space again");
         assert_eq!(writer.end().index, LogIndex(2));
+    }
+
+    #[test]
+    #[cfg(not(feature = "crashfs"))]
+    fn a_full_disk_is_met_by_the_log_and_not_by_its_index() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (writer, readers, _) = LocalDb::open(folder.path(), &OpenOptions::new("test")).expect("open");
+        let length = |name: &str| std::fs::metadata(folder.path().join(name)).expect("a file").len();
+        // 4062 frames of a page and 24 bytes fit into the index's first 32 KiB, 4096 into each further.
+        let frames = length("db.sqlite3-wal") / (4096 + 24);
+        assert!(length("db.sqlite3-shm") >> 15 > (frames + 34) / 4096, "room for {frames} frames");
+        drop((writer, readers));
     }
 
     #[test]

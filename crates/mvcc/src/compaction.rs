@@ -19,22 +19,23 @@ pub struct CompactStep {
     /// what is left after any part of them still gives the same state. All belong to entries whose revision is not
     /// above the compaction's.
     pub removed: Vec<Position>,
-    /// All that the visible compaction allows to remove was returned by this step and those before it.
+    /// All that the visible compaction, up to `through`, allows to remove was returned by this step and those before it.
     pub done: bool,
     /// Nothing more can be done now: a reader's pin is in the way. Call again later.
     pub waiting: bool,
 }
 
 impl Store {
-    /// Looks at the next `budget` keys (at least one), under the writer's lock.
-    pub fn compact_index(&mut self, budget: usize) -> CompactStep {
+    /// Looks at the next `budget` keys (at least one), under the writer's lock. A compaction that became visible above
+    /// `through` has to wait: whoever deletes rows knows of those up to there only that they may go.
+    pub fn compact_index(&mut self, budget: usize, through: Revision) -> CompactStep {
         let budget = budget.max(1);
         let mut removed = Vec::new();
         let (after, floor) = match self.compaction.walk.take() {
             Some(walk) => walk,
             None => {
                 self.take_dead_rows(budget, &mut removed);
-                let wanted = self.visible.compact;
+                let wanted = self.visible.compact.min(through);
                 let floor = self.pins.lowest().map_or(wanted, |pinned| pinned.min(wanted));
                 if floor <= self.compaction.finished {
                     let behind = wanted > self.compaction.finished;

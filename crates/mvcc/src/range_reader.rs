@@ -16,6 +16,9 @@ use std::ops::ControlFlow;
 /// Bytes that keys of a result are gathered in, so that a long one costs few allocations.
 const KEY_CHUNK_BYTES: usize = 16 << 10;
 
+/// The most results that room is made for at once.
+const GROWTH_MAX: usize = 32 << 10;
+
 /// What a range came to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RangeResult {
@@ -76,6 +79,8 @@ pub struct RangeReader {
     count_only: bool,
     filters: Option<Filters>,
     started: Option<Started>,
+    /// Something collected has its value elsewhere.
+    has_stored: bool,
     after: Option<Box<[u8]>>,
     looked_at: usize,
     collected: usize,
@@ -126,6 +131,7 @@ impl RangeReader {
             count_only: request.count_only,
             filters,
             started: None,
+            has_stored: false,
             after: None,
             looked_at: 0,
             collected: 0,
@@ -161,6 +167,7 @@ impl RangeReader {
             self.done = true;
             return Ok(true);
         }
+        self.make_room(keys_budget);
         let mut chunk = BytesMut::new();
         let mut looked_at = 0;
         let after = self.after.take();
@@ -198,6 +205,14 @@ impl RangeReader {
         if done { Ok(looked_at) } else { Err(Error::TooManyOps) }
     }
 
+    /// For what a further step may find. Were the result doubled each time, a long one would be copied several times.
+    fn make_room(&mut self, keys_budget: usize) {
+        let wanted = keys_budget.min(self.fetch.saturating_sub(self.collected));
+        if self.looked_at > 0 && self.kvs.capacity() - self.kvs.len() < wanted {
+            self.kvs.reserve_exact(wanted.max(self.kvs.len().saturating_mul(7).min(GROWTH_MAX)));
+        }
+    }
+
     fn collect(&mut self, store: &Store, key: Bytes, version: &Version) {
         self.collected += 1;
         let mut kv = KvRef {
@@ -210,6 +225,7 @@ impl RangeReader {
         };
         if !self.keys_only || self.target == SortTarget::Value {
             kv.value = store.value_ref(version);
+            self.has_stored |= matches!(kv.value, ValueRef::Stored(_));
         }
         self.kvs.push(kv);
     }
@@ -229,6 +245,11 @@ impl RangeReader {
     /// The revision that is read, once there was a step.
     pub fn revision(&self) -> Option<Revision> {
         self.started.as_ref().map(|s| s.at)
+    }
+
+    /// Whether something that was collected so far has its value in the local database only.
+    pub fn has_stored(&self) -> bool {
+        self.has_stored
     }
 
     /// Keys looked at so far.

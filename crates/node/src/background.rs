@@ -169,7 +169,8 @@ async fn remove_through(node: &Arc<Inner>, revision: Revision) -> Result<(), Str
     logged_through(node, node.shown_index()).await?;
     failpoint::hit("compaction.logged");
     loop {
-        let step = node.store.write().compact_index(COMPACT_KEYS_PER_STEP);
+        // Not beyond `revision`: what a later compaction lets go may not be in the object log yet.
+        let step = node.store.write().compact_index(COMPACT_KEYS_PER_STEP, revision);
         failpoint::hit("compaction.index-step");
         if !step.removed.is_empty() {
             node.store.readers_passed().await;

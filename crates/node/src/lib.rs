@@ -13,6 +13,7 @@ mod driver;
 mod error;
 pub mod failpoint;
 mod follower;
+mod gather;
 mod history;
 mod load;
 mod load_log;

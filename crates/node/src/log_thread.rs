@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
-use netsy_protocol::event::LocalSeq;
+use netsy_protocol::event::{Event, LocalSeq};
 
 /// Commands that may wait for the thread; more wait in their callers.
 pub(crate) const QUEUE_COMMANDS_MAX: usize = 8192;
@@ -137,11 +137,13 @@ pub(crate) struct LogWork {
     pub(crate) leading: Option<Arc<Primary>>,
     /// Entries up to here are not whole any more, as the engine was told.
     partial: LogIndex,
+    /// The disk has no room, as the engine was told.
+    disk_full: bool,
 }
 
 impl LogWork {
     pub(crate) fn new(node: Arc<Inner>, db: localdb::Writer) -> Self {
-        Self { node, db, leading: None, partial: LogIndex(0) }
+        Self { node, db, leading: None, partial: LogIndex(0), disk_full: false }
     }
 
     /// Runs until told to stop or until nobody can send any more. Blocks: has a thread of its own.
@@ -255,14 +257,31 @@ impl LogWork {
     ) -> Result<(), String> {
         loop {
             match change(&mut self.db) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.is_disk_full() && !self.node.is_ended() => {
-                    tracing::error!(%error, "local database: it waits until it can be written again");
-                    self.node.metrics.set_local_fault(Some(error.to_string()));
-                    std::thread::sleep(COMMIT_RETRY_PAUSE);
+                Ok(()) => {
+                    self.disk_has_room();
+                    return Ok(());
                 }
+                Err(error) if error.is_disk_full() && !self.node.is_ended() => self.wait_for_room(&error),
                 Err(error) => return Err(error.to_string()),
             }
+        }
+    }
+
+    /// Nothing is answered from this node's own disk meanwhile; readiness says why, and a Primary hands over.
+    fn wait_for_room(&mut self, error: &localdb::Error) {
+        if !std::mem::replace(&mut self.disk_full, true) {
+            tracing::error!(%error, "local database: writes wait until it can be written again");
+        }
+        self.node.metrics.set_local_fault(Some(error.to_string()));
+        self.node.engine(|engine, now| engine.handle(now, Event::DiskFull(true)));
+        std::thread::sleep(COMMIT_RETRY_PAUSE);
+    }
+
+    fn disk_has_room(&mut self) {
+        if std::mem::take(&mut self.disk_full) {
+            self.node.metrics.set_local_fault(None);
+            tracing::info!("local database: writable again");
+            self.node.engine(|engine, now| engine.handle(now, Event::DiskFull(false)));
         }
     }
 
@@ -351,9 +370,8 @@ impl LogWork {
         self.node.held_locally.send_if_modified(|held| std::mem::replace(held, end) != end);
     }
 
-    /// Commits to the local database; a failure is repeated until it succeeds, since others build on it: meanwhile
-    /// nothing is answered from this node's own disk, and readiness says why. False: the node goes down, and nothing
-    /// of it was promised to be here.
+    /// Commits to the local database. While its disk is full this is repeated, since others build on it; any other failure
+    /// is one that repeating does not mend. False: the node goes down, and nothing of it was promised to be here.
     pub(crate) fn commit(&mut self, entries: &[(Position, Arc<Entry>)]) -> bool {
         let started = Instant::now();
         loop {
@@ -365,16 +383,19 @@ impl LogWork {
             };
             match self.db.commit(&batch) {
                 Ok(()) => break self.node.metrics.usage.commit(),
-                Err(error) => {
-                    tracing::error!(%error, "local database: writes wait until it can be written again");
-                    self.node.metrics.set_local_fault(Some(error.to_string()));
-                    std::thread::sleep(COMMIT_RETRY_PAUSE);
+                Err(error) if error.is_disk_full() => {
+                    self.wait_for_room(&error);
                     if self.node.is_ended() {
                         return false;
                     }
                 }
+                Err(error) => {
+                    self.node.halt(format!("local database: {error}"));
+                    return false;
+                }
             }
         }
+        self.disk_has_room();
         self.node.metrics.local_commit(started.elapsed(), entries.len());
         true
     }

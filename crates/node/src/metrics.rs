@@ -58,6 +58,8 @@ pub struct Metrics {
     pub db_bytes: AtomicU64,
     /// Local database: bytes of it in use.
     pub db_bytes_in_use: AtomicU64,
+    /// Terms that were found to have another Primary process than the one before.
+    pub leader_changes: AtomicU64,
     /// Bytes of keys and values committed here and not yet in the object log.
     pub unarchived_bytes: AtomicU64,
     /// What the quota looks at.
@@ -70,9 +72,6 @@ impl Metrics {
     pub(crate) fn local_commit(&self, took: Duration, entries: usize) {
         self.local_commits.observe(took);
         self.entries.fetch_add(entries as u64, Ordering::Relaxed);
-        if self.local_fault.lock().take().is_some() {
-            tracing::info!("local database: writable again");
-        }
     }
 
     pub(crate) fn set_local_fault(&self, fault: Option<String>) {

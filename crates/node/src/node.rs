@@ -122,6 +122,8 @@ pub(crate) struct Inner {
     runs: Mutex<Vec<localdb::TermRun>>,
     /// Newest term known to have a Primary.
     term: AtomicU64,
+    /// The last term whose Primary was seen to lead.
+    led_term: AtomicU64,
     /// While it takes requests.
     leading: RwLock<Option<Arc<Primary>>>,
     /// From its seal on.
@@ -199,6 +201,7 @@ impl Node {
             compactions,
             runs: Mutex::default(),
             term: AtomicU64::new(db.end().term.0),
+            led_term: AtomicU64::new(0),
             leading: RwLock::new(None),
             acting: Mutex::new(None),
             upload_at_once: AtomicBool::new(false),
@@ -526,6 +529,12 @@ impl Inner {
     }
 
     pub(crate) fn set_leader(&self, primary: Option<NodeId>, here: bool) {
+        if primary.is_some() {
+            let term = self.term();
+            if self.led_term.swap(term.0, Ordering::Relaxed) != term.0 {
+                self.metrics.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         let new = Leadership { primary, here };
         self.leader.send_if_modified(|known| std::mem::replace(known, new.clone()) != new);
     }

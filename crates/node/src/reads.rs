@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// Keys looked at under one lock: a long range lets writers in between.
 const KEYS_PER_STEP: usize = 512;
+/// Such steps before other tasks get a turn, which may mean to wake another thread.
+const STEPS_PER_TURN: usize = 8;
 /// A linearizable read that the lease ran out on is begun again this often.
 pub(crate) const TRIES_MAX: usize = 16;
 /// Values fetched in one go on this thread; more are fetched on a blocking one.
@@ -176,6 +178,7 @@ impl Inner {
             }
             Begun::More(reader, epoch) => (*reader, epoch),
         };
+        let mut steps = 1;
         loop {
             let done = {
                 let store = self.store.read();
@@ -184,15 +187,22 @@ impl Inner {
             if done {
                 break;
             }
-            tokio::task::yield_now().await;
+            std::thread::yield_now();
+            steps += 1;
+            if steps % STEPS_PER_TURN == 0 {
+                tokio::task::yield_now().await;
+            }
         }
         let wanted = reader.wanted();
         if !wanted.is_empty() {
             let values = self.values(wanted).await?;
             reader.fill(values);
         }
+        let has_stored = reader.has_stored();
         let mut result = reader.finish();
-        self.fill(result.kvs.iter_mut().collect(), epoch).await?;
+        if has_stored {
+            self.fill(result.kvs.iter_mut().collect(), epoch).await?;
+        }
         Ok(result)
     }
 
@@ -204,8 +214,9 @@ impl Inner {
         if !done || !reader.wanted().is_empty() {
             return Ok(Begun::More(Box::new(reader), store.epoch()));
         }
+        let has_stored = reader.has_stored();
         let result = reader.finish();
-        if result.kvs.iter().any(|kv| stored_at(kv).is_some()) {
+        if has_stored && result.kvs.iter().any(|kv| stored_at(kv).is_some()) {
             return Ok(Begun::Unresolved(result, store.epoch()));
         }
         Ok(Begun::Done(result))

@@ -10,12 +10,34 @@ use std::sync::Arc;
 /// What was reported last and still holds.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// R12: why there is no election.
-    pub(crate) quorum_lost: Mutex<Option<String>>,
+    /// R12: why there is no election, and how many voters are missing.
+    quorum_lost: Mutex<Option<(String, usize)>>,
     /// Why an operator's last wish was not fulfilled.
     pub(crate) declined: Mutex<Option<String>>,
     /// One wish at a time, so that an answer belongs to it.
     pub(crate) asking: tokio::sync::Mutex<()>,
+}
+
+impl Seen {
+    /// R12: for which voters the cluster waits, if it does, and how many.
+    pub(crate) fn quorum_lost(&self) -> Option<(String, usize)> {
+        self.quorum_lost.lock().clone()
+    }
+}
+
+/// Every node says what the Elector found, when that changes.
+pub(crate) fn note_quorum(node: &Inner, status: &Status) {
+    let missing = status.quorum_lost.as_ref().map_or(0, |lost| lost.missing.len());
+    let now = quorum_lost(status).map(|text| (text, missing));
+    let mut known = node.driver.seen.quorum_lost.lock();
+    if *known == now {
+        return;
+    }
+    match &now {
+        Some((text, _)) => tracing::error!("{text}"),
+        None => tracing::info!("the quorum is not lost any more"),
+    }
+    *known = now;
 }
 
 fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
@@ -60,15 +82,9 @@ pub(crate) fn report(node: &Arc<Inner>, report: Report) {
         Report::Elected { term, primary } => {
             tracing::info!(term = term.0, primary = %primary.node_id, "a Primary is elected");
         }
-        // `roles::look` keeps the text for health and status, on every node.
-        Report::QuorumLost { .. } => {
+        Report::QuorumLost { .. } | Report::QuorumBack => {
             let status = node.ask_engine(|engine, now| engine.status(now));
-            if let Some(text) = quorum_lost(&status) {
-                tracing::error!("{text}");
-            }
-        }
-        Report::QuorumBack => {
-            tracing::info!("enough voters answer again");
+            note_quorum(node, &status);
         }
         Report::QuorumLate => tracing::warn!("the quorum is late: writes are acknowledged from the object log"),
         Report::QuorumInTime => tracing::info!("the quorum is in time again"),

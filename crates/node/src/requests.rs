@@ -76,6 +76,10 @@ pub struct NodeStatus {
     pub leases: u64,
     /// Why it does not serve as it should, if so.
     pub ready: Result<(), String>,
+    /// R12: why there is no Primary and will be none, and what to do.
+    pub quorum_lost: Option<String>,
+    /// R12: how many voters the cluster waits for.
+    pub missing_voters: usize,
 }
 
 /// What HashKV shows.
@@ -183,7 +187,8 @@ impl Node {
             let needed = node.leading().is_some() && node.upload_at_once();
             metrics.bucket_fault().filter(|_| needed).map(|e| format!("object storage: {e}"))
         });
-        let fault = fault.or_else(|| node.driver.seen.quorum_lost.lock().clone());
+        let lost = node.driver.seen.quorum_lost();
+        let fault = fault.or_else(|| lost.as_ref().map(|(text, _)| text.clone()));
         let stopping = node.is_stopping();
         let store = node.store.read();
         NodeStatus {
@@ -198,6 +203,8 @@ impl Node {
             keys: store.key_count() as u64,
             leases: store.lease_count() as u64,
             ready: if stopping { Err("the node is stopping".into()) } else { fault.map_or(Ok(()), Err) },
+            missing_voters: lost.as_ref().map_or(0, |(_, missing)| *missing),
+            quorum_lost: lost.map(|(text, _)| text),
         }
     }
 

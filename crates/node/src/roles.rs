@@ -3,9 +3,11 @@
 use crate::background;
 use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
+use crate::gather::Gather;
 use crate::local_queue::LocalItem;
 use crate::node::{Ended, Inner};
 use crate::primary::Primary;
+use crate::reports;
 use crate::uploader::{Thresholds, UploadEnd, Uploader};
 use netsy_api::ids::{ChunkSeq, LogIndex, Revision, Term};
 use netsy_mvcc::WriteRequest;
@@ -39,6 +41,7 @@ pub(crate) fn start_uploads(node: &Arc<Inner>, term: Term, after: ChunkSeq, last
         thresholds: Thresholds { bytes: node.config.chunk_bytes, age: node.config.chunk_age },
         node: node.clone(),
         primary: primary.clone(),
+        gather: Gather::default(),
     };
     let node = node.clone();
     node.runtime.clone().spawn(async move {
@@ -153,15 +156,10 @@ pub(crate) fn compact(node: &Arc<Inner>, revision: Revision) {
 pub(crate) fn look(node: &Arc<Inner>) {
     let status = node.ask_engine(|engine, now| engine.status(now));
     node.saw_term(status.term);
+    reports::note_quorum(node, &status);
     if let Some(manifest) = &status.manifest {
         node.saw_manifest(manifest);
     }
-    let lost = crate::reports::quorum_lost(&status);
-    let mut known = node.driver.seen.quorum_lost.lock();
-    if *known != lost {
-        *known = lost;
-    }
-    drop(known);
     let here = node.leading().is_some();
     let primary = if here {
         Some(node.config.node_id.clone())

@@ -1,11 +1,12 @@
 //! Puts committed and to-be-committed entries into the object log, one chunk at a time (R3, R5 b).
 //!
-//! Where only the object log commits, everything that arrives while one chunk is on its way goes into the
-//! next one, so that throughput grows with load and latency stays near one call. Elsewhere a chunk leaves
-//! when enough has gathered or the oldest entry is old enough.
+//! Where only the object log commits, everything that arrives while one chunk is on its way, and shortly after
+//! ([`Gather`]), goes into the next one, so that throughput grows with load and latency stays near one call.
+//! Elsewhere a chunk leaves when enough has gathered or the oldest entry is old enough.
 
 use crate::clock::unix_millis;
 use crate::failpoint;
+use crate::gather::Gather;
 use crate::node::Inner;
 use crate::primary::Primary;
 use netsy_api::ids::{LogIndex, NodeId, Position, Session, Term};
@@ -50,6 +51,8 @@ struct Buffer {
     bytes: usize,
     /// When the oldest entry that is not uploaded arrived.
     since: Option<Instant>,
+    /// When entries were handed over last.
+    arrived: Option<Instant>,
     /// The newest entry handed over.
     last: LogIndex,
     /// Everything up to here is wanted in the object log now.
@@ -93,7 +96,9 @@ impl Uploads {
     /// Takes entries in log order.
     pub(crate) fn push(&self, entries: &[(Position, Arc<Entry>)]) {
         let mut state = self.state.lock();
-        state.since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        state.since.get_or_insert(now);
+        state.arrived = Some(now);
         for (first, entry) in entries {
             state.bytes += cost(entry);
             state.last = entry.index;
@@ -198,6 +203,7 @@ pub(crate) struct Uploader {
     pub(crate) thresholds: Thresholds,
     pub(crate) node: Arc<Inner>,
     pub(crate) primary: Arc<Primary>,
+    pub(crate) gather: Gather,
 }
 
 /// What there is to upload.
@@ -223,7 +229,7 @@ pub(crate) enum UploadEnd {
 }
 
 impl Uploader {
-    pub(crate) async fn run(self) -> UploadEnd {
+    pub(crate) async fn run(mut self) -> UploadEnd {
         loop {
             let Some(entries) = (match self.next_entries().await {
                 Ok(entries) => entries,
@@ -268,16 +274,20 @@ impl Uploader {
             state.since = None;
             return Due::Nothing;
         }
-        let age = state.since.map_or(Duration::ZERO, |since| since.elapsed());
-        let due = self.primary.uploads.at_once.load(Ordering::Acquire)
-            || state.bytes >= self.thresholds.bytes
-            || age >= self.thresholds.age
-            || state.flush_to > tail.last_index;
+        let now = Instant::now();
+        let age = state.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let due =
+            state.bytes >= self.thresholds.bytes || age >= self.thresholds.age || state.flush_to > tail.last_index;
         if !due {
-            return Due::After(self.thresholds.age.saturating_sub(age));
+            if !self.primary.uploads.at_once.load(Ordering::Acquire) {
+                return Due::After(self.thresholds.age.saturating_sub(age));
+            }
+            if let Some(pause) = self.gather.wait(now, state.entries.len(), state.arrived) {
+                return Due::After(pause);
+            }
         }
         // What arrives from now on counts its age from now on.
-        state.since = Some(Instant::now());
+        state.since = Some(now);
         let next = tail.last_index.next();
         if state.entries.front().is_some_and(|(_, e)| e.index == next) {
             Due::Entries(take(&mut state))
@@ -300,7 +310,7 @@ impl Uploader {
         Ok(Some(read.into_iter().map(|(first, entry)| (first, Arc::new(entry))).collect()))
     }
 
-    async fn upload(&self, entries: Vec<(Position, Arc<Entry>)>) -> Result<(), UploadEnd> {
+    async fn upload(&mut self, entries: Vec<(Position, Arc<Entry>)>) -> Result<(), UploadEnd> {
         let tail = self.primary.uploads.tail();
         let Some((first_position, _)) = entries.first() else {
             return Ok(());
@@ -312,6 +322,7 @@ impl Uploader {
             )));
         }
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(|(_, entry)| entry).collect();
+        let entry_count = entries.len();
         let payload: usize = entries.iter().map(|entry| entry.payload_bytes()).sum();
         let next = self.primary.chunk_writer.point_after(&tail, &entries);
         let meta = self.primary.chunk_writer.meta_after(&tail);
@@ -370,7 +381,10 @@ impl Uploader {
             }
         }
         failpoint::hit("upload.after-create");
-        self.node.metrics.chunk_creates.observe(started.elapsed());
+        let call = started.elapsed();
+        let waiting = self.primary.uploads.state.lock().entries.len();
+        self.gather.landed(Instant::now(), call, entry_count, waiting);
+        self.node.metrics.chunk_creates.observe(call);
         self.node.metrics.chunks.fetch_add(1, Ordering::Relaxed);
         self.node.metrics.chunk_bytes.fetch_add(size, Ordering::Relaxed);
         self.node.metrics.landed_bytes.fetch_add(payload as u64, Ordering::Relaxed);

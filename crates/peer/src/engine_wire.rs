@@ -388,6 +388,30 @@ mod tests {
         assert_eq!(kinds.len(), 20, "one of each kind is tried");
     }
 
+    /// Messages as the first release writes them, one a line, in hex: all later ones read them.
+    /// `NETSY_WRITE_FIXTURES=1 cargo test -p netsy-peer --lib fixtures` adds those that are missing.
+    #[test]
+    fn messages_kept_as_fixtures_are_understood() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1/engine-messages.txt");
+        let mut text = std::fs::read_to_string(&path).unwrap_or_default();
+        let hex = |message: &Message| encode(message).iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let messages = messages();
+        let missing = |text: &str| -> Vec<String> {
+            messages.iter().map(hex).filter(|line| !text.lines().any(|known| known == line)).collect()
+        };
+        if std::env::var_os("NETSY_WRITE_FIXTURES").is_some() {
+            missing(&text).iter().for_each(|line| text += &format!("{line}\n"));
+            std::fs::write(&path, &text).expect("written");
+        }
+        assert_eq!(missing(&text), Vec::<String>::new(), "every message is written as it was");
+        for line in text.lines() {
+            let byte = |at: usize| u8::from_str_radix(&line[at..at + 2], 16).expect("hex");
+            let bytes: Bytes = (0..line.len()).step_by(2).map(byte).collect::<Vec<u8>>().into();
+            let message = decode(bytes).unwrap_or_else(|e| panic!("{line}: {e}"));
+            assert!(messages.contains(&message), "{line} is read as {message:?}");
+        }
+    }
+
     #[test]
     fn what_is_cut_or_spoilt_is_refused_and_never_a_panic() {
         for message in messages() {

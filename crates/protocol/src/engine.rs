@@ -5,7 +5,8 @@
 //!
 //! What each part does stands in its own file: `promise` (R2), `take_over` (R4), `primary` (R5, R8), `streams` (R7 as
 //! the Primary), `follower` (R7, R8 as a replica), `reads` (R9), `change` and `voter_plan` (R10), `election` (R6, R12), `lock`
-//! and `health` (section 4), `hand_over` (planned moves, graceful stops), `watch_floor`.
+//! and `health` (section 4), `hand_over` (planned moves, graceful stops), `disk`,
+//! `watch_floor`.
 
 use crate::command::{Command, LocalOp, Report, StoreCall};
 use crate::config::{Millis, RegisteredNode, Settings, Start};
@@ -106,6 +107,8 @@ pub struct Engine {
     pub(crate) quorum_lost: Option<crate::status::QuorumLost>,
     pub(crate) hand_over: Option<HandOver>,
     pub(crate) stop: Option<Stop>,
+    /// Since when the local database's disk has been full, or when that was last acted on.
+    pub(crate) disk_full: Option<Millis>,
     pub(crate) watch_lowest: Option<Revision>,
     pub(crate) watch_floor: Option<Revision>,
     /// Nothing is done any more.
@@ -178,6 +181,7 @@ impl Engine {
             quorum_lost: None,
             hand_over: None,
             stop: None,
+            disk_full: None,
             watch_lowest: None,
             watch_floor: None,
             ended: false,
@@ -224,6 +228,7 @@ impl Engine {
             Event::SetCluster { quorum, copies_min } => self.on_set_cluster(quorum, copies_min),
             Event::Recover { lost } => self.on_recover(lost),
             Event::RemoveNode(node) => self.on_remove_node(node),
+            Event::DiskFull(full) => self.on_disk_full(full),
             Event::WatchLowest(lowest) => self.watch_lowest = lowest,
             Event::WatchFloorSet { floor, lowest } => self.on_watch_floor_set(floor, lowest),
             Event::CompactWanted(revision) => self.on_compact_wanted(revision),
@@ -292,6 +297,7 @@ impl Engine {
         self.tick_take_over();
         self.tick_primary();
         self.tick_change();
+        self.tick_disk();
         self.tick_hand_over();
         self.tick_stop();
         self.tick_reads();

@@ -158,6 +158,8 @@ pub enum Event {
     },
     /// An operator takes a node that is not running out of the cluster.
     RemoveNode(NodeId),
+    /// The local database cannot be written, as its disk is full; false: it can again.
+    DiskFull(bool),
     /// The lowest revision that watches on this node need; to be told before each tick. `None`: none needs any.
     WatchLowest(Option<Revision>),
     /// `RefuseWatchesBelow` is in force; `lowest` was taken after that.

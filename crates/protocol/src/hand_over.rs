@@ -89,7 +89,7 @@ impl Engine {
         self.report(Report::Declined(why.into()));
     }
 
-    fn start_hand_over(&mut self, to: Option<&NodeId>, stopping: bool) {
+    pub(crate) fn start_hand_over(&mut self, to: Option<&NodeId>, stopping: bool) {
         let Some(to) = self.successor(to) else { return };
         let end = self.log.end().last_index;
         self.hand_over = Some(HandOver {

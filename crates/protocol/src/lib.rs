@@ -14,6 +14,7 @@ mod change;
 pub mod command;
 pub mod commit;
 pub mod config;
+mod disk;
 mod election;
 pub mod engine;
 pub mod event;

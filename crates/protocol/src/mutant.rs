@@ -81,5 +81,16 @@ mutants! {
     SnapshotPastObjectLog "section 6: a snapshot covers more than the object log holds";
     OverwriteChunks "R3: chunks are overwritten";
     ForgetBootCounter "R11: a database that is behind its registration goes on";
+    ReleasedLeaseUsed "R9: a lease that was given up for ever is used again while the manifest says so";
+    HaltOnRecovered "R12: a node whose log holds what an operator gave up halts";
+    UnprovenAnswers "R9, driver: an answer that made no entry leaves unproven";
+    ProofAlone "R8 and R9, driver: an answer that saw what is not committed leaves once this is proven to be the Primary";
+    ReadsBeforeShown "R9, driver: a proven read is answered before this node shows its index";
+    ForwardAgain "R8, driver: a request that was sent on without an answer is sent on again";
+    UploadAnswerOfAnyTerm "R3, driver: an upload's answer is taken for that of the chunk in flight, whichever it was of";
+    RaiseBootFirst "R11, driver: the stored boot counter is raised before it is compared";
+    RowsGoBeforeLogged "section 6, driver: a compaction deletes rows that the object log does not have yet";
+    RowsOfNewestGo "section 6, driver: rows of a compaction go that became visible after it was asked what the object log has";
+    FoldUnchecked "section 6: a segment is written without a look at the chunk after it";
     RecoverByTimer "R12: a timer gives lost voters up";
 }

@@ -228,7 +228,8 @@ impl Engine {
         {
             // R9 (iii): only where its own numbers say that nothing but the bucket is needed to elect another.
             // A session that is recorded as having given its lease up has none until the record is gone.
-            let current = found.nonce == primary.manifest.nonce && found.released != Some(me);
+            let released = found.released == Some(me) && !mutant!(self, ReleasedLeaseUsed);
+            let current = found.nonce == primary.manifest.nonce && !released;
             if found.rule().election == 0 && current && may_lease && primary.phase == Phase::Ready {
                 primary.lease.renewed(if late { now } else { sent });
             }

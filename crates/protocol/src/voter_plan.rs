@@ -64,6 +64,7 @@ impl Engine {
         // here, before there is one again (R9).
         let me = self.me.session;
         let lease_back = self.stop.is_none()
+            && !crate::mutant::mutant!(self, ReleasedLeaseUsed)
             && self
                 .primary
                 .as_ref()
@@ -74,9 +75,10 @@ impl Engine {
         }
         let spare: Vec<u64> = plan.iter().flat_map(|p| &p.members).map(|_| self.random.next() >> 1).collect();
         let cluster_id = self.cluster_id.clone();
+        let kept = crate::mutant::mutant!(self, ReleasedLeaseUsed);
         self.begin_change(|m| {
             (m.quorum, m.copies_min) = (quorum, copies);
-            m.released = m.released.filter(|session| *session != me);
+            m.released = m.released.filter(|session| *session != me || kept);
             m.recovered = recovered.or(m.recovered);
             let Some(plan) = plan else { return };
             m.voters = plan.voters;

@@ -1,5 +1,6 @@
 //! Object storage: what is there, and what a call does once it lands.
 
+use crate::disk::Holes;
 use crate::truth::Truth;
 use netsy_api::ids::{ChunkSeq, Incarnation, LogIndex, NodeId, Nonce, Session, Term};
 use netsy_api::log::Entry;
@@ -35,7 +36,8 @@ impl Chunk {
         runs_of(&self.entries)
     }
 
-    fn same(&self, other: &Chunk) -> bool {
+    /// The same bytes.
+    pub fn same(&self, other: &Chunk) -> bool {
         (self.seq, self.term, self.session, self.prev) == (other.seq, other.term, other.session, other.prev)
             && self.entries == other.entries
     }
@@ -53,11 +55,40 @@ pub fn runs_of(entries: &[Arc<Entry>]) -> Vec<Run> {
     runs
 }
 
-/// A snapshot: in this simulator all entries up to its index.
+/// A snapshot: entries up to its index, without the rows that compaction had taken.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     pub covers: ChunkFact,
     pub entries: Arc<Vec<Arc<Entry>>>,
+    pub holes: Holes,
+}
+
+/// A run of chunks folded into one object.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub chunks: Vec<Chunk>,
+}
+
+/// The numbers in a segment's key.
+pub type SegmentKey = (ChunkSeq, ChunkSeq);
+
+impl Segment {
+    pub fn key(&self) -> SegmentKey {
+        let first = self.chunks.first().map_or(ChunkSeq(0), |c| c.seq);
+        (first, self.chunks.last().map_or(first, |c| c.seq))
+    }
+
+    fn same(&self, other: &Segment) -> bool {
+        self.chunks.len() == other.chunks.len() && self.chunks.iter().zip(&other.chunks).all(|(a, b)| a.same(b))
+    }
+}
+
+/// Whether chunks follow each other without a gap.
+pub fn follow(chunks: &[Chunk]) -> bool {
+    chunks
+        .iter()
+        .zip(chunks.iter().skip(1))
+        .all(|(a, b)| b.seq == a.seq.next() && b.prev.last_index == a.last().last_index && b.term >= a.term)
 }
 
 /// A registration.
@@ -95,13 +126,13 @@ pub enum Op {
         node: NodeId,
         incarnation: Incarnation,
     },
-    /// The greatest chunk number.
-    ListEnd,
+    /// The greatest chunk number, and the segments.
+    ListLog,
     GetChunk(ChunkSeq),
+    GetSegment(SegmentKey),
     NewestSnapshot,
     Create(Chunk),
     PutSnapshot(Snapshot),
-    Delete(ChunkSeq),
 }
 
 /// What it answers.
@@ -115,8 +146,12 @@ pub enum Answer {
     Registration(Option<(Incarnation, u64)>),
     /// R11: false where the database is behind its registration.
     Registered(bool),
-    End(ChunkSeq),
+    Log {
+        end: ChunkSeq,
+        segments: Vec<SegmentKey>,
+    },
     Chunk(Option<Chunk>),
+    Segment(Option<Segment>),
     Snapshot(Option<Snapshot>),
     Created(bool),
     Done,
@@ -132,6 +167,7 @@ pub struct Bucket {
     pub chunks: BTreeMap<ChunkSeq, Chunk>,
     /// Every chunk as it was first created in its place.
     pub archive: BTreeMap<ChunkSeq, Chunk>,
+    pub segments: BTreeMap<SegmentKey, Segment>,
     pub snapshots: Vec<Snapshot>,
 }
 
@@ -180,8 +216,9 @@ impl Bucket {
                 }
                 Answer::Done
             }
-            Op::ListEnd => Answer::End(self.end()),
+            Op::ListLog => Answer::Log { end: self.end(), segments: self.segments.keys().copied().collect() },
             Op::GetChunk(seq) => Answer::Chunk(self.chunks.get(&seq).cloned()),
+            Op::GetSegment(key) => Answer::Segment(self.segments.get(&key).cloned()),
             Op::NewestSnapshot => Answer::Snapshot(self.snapshots.last().cloned()),
             Op::Create(chunk) => self.create(chunk, mutant, truth),
             Op::PutSnapshot(snapshot) => {
@@ -192,10 +229,6 @@ impl Bucket {
                         self.snapshots.remove(0);
                     }
                 }
-                Answer::Done
-            }
-            Op::Delete(seq) => {
-                self.chunks.remove(&seq);
                 Answer::Done
             }
         }
@@ -221,8 +254,12 @@ impl Bucket {
             truth.chunk_landed(before, &chunk);
             self.archive.insert(chunk.seq, chunk.clone());
         } else {
-            // It fell into a hole: garbage, which a snapshot must cover; or the late repetition of the same.
-            let covered = self.snapshots.last().is_some_and(|s| s.covers.seq >= chunk.seq);
+            // It fell into a hole: garbage, which a snapshot or a segment must cover; or the late repetition of the same.
+            let folded = self.segment_of(chunk.seq).is_some();
+            let covered = folded || self.snapshots.last().is_some_and(|s| s.covers.seq >= chunk.seq);
+            if folded {
+                truth.count("landed in a hole below a segment");
+            }
             let same = self.archive.get(&chunk.seq).is_some_and(|first| first.same(&chunk));
             truth.garbage(&chunk, covered, same);
         }
@@ -230,22 +267,55 @@ impl Bucket {
         Answer::Created(true)
     }
 
-    /// Everything that the bucket alone gives: the newest snapshot and the chunks after it.
-    pub fn restore(&self) -> Result<Vec<Arc<Entry>>, String> {
-        let (mut entries, mut at) = match self.snapshots.last() {
-            Some(snapshot) => (snapshot.entries.to_vec(), snapshot.covers.seq),
-            None => (vec![], ChunkSeq(0)),
+    /// The segment that holds this chunk, the one that reaches furthest.
+    pub fn segment_of(&self, seq: ChunkSeq) -> Option<SegmentKey> {
+        furthest(self.segments.keys(), seq)
+    }
+
+    /// A segment is created, or was there already.
+    pub fn put_segment(&mut self, segment: Segment, truth: &mut Truth) {
+        let key = segment.key();
+        for chunk in &segment.chunks {
+            if !self.archive.get(&chunk.seq).is_some_and(|first| first.same(chunk)) {
+                truth.breach(format!("segment {key:?} holds as chunk {} what is not the log's", chunk.seq));
+            }
+        }
+        match self.segments.get(&key) {
+            Some(known) if !known.same(&segment) => truth.breach(format!("two contents for segment {key:?}")),
+            Some(_) => {}
+            None => {
+                truth.count("segment");
+                self.segments.insert(key, segment);
+            }
+        }
+    }
+
+    /// Everything that the bucket alone gives: the newest snapshot and the log after it.
+    pub fn restore(&self) -> Result<(Vec<Arc<Entry>>, Holes), String> {
+        let (mut entries, holes, mut at) = match self.snapshots.last() {
+            Some(snapshot) => (snapshot.entries.to_vec(), snapshot.holes.clone(), snapshot.covers.seq),
+            None => (vec![], Holes::default(), ChunkSeq(0)),
         };
         let end = self.end();
         while at < end {
             at = at.next();
-            let chunk = self.chunks.get(&at).ok_or(format!("chunk {at} below the end {end} is missing"))?;
+            let chunk = match self.segment_of(at).and_then(|key| self.segments.get(&key)) {
+                Some(segment) => segment.chunks.iter().find(|c| c.seq == at),
+                None => self.chunks.get(&at),
+            };
+            let chunk = chunk.ok_or(format!("chunk {at} below the end {end} is missing"))?;
             let last = entries.last().map_or(LogIndex(0), |e| e.index);
             if chunk.prev.last_index != last {
                 return Err(format!("chunk {at} follows entry {}, the log ends at {last}", chunk.prev.last_index));
             }
             entries.extend(chunk.entries.iter().cloned());
         }
-        Ok(entries)
+        Ok((entries, holes))
     }
+}
+
+/// Of the segments that hold this chunk the one that reaches furthest.
+pub fn furthest<'a>(segments: impl IntoIterator<Item = &'a SegmentKey>, seq: ChunkSeq) -> Option<SegmentKey> {
+    let holding = segments.into_iter().filter(|(first, last)| *first <= seq && seq <= *last);
+    holding.max_by_key(|(_, last)| *last).copied()
 }

@@ -111,45 +111,76 @@ impl World {
 
     fn request(&mut self) -> Request {
         match self.rng.below(100) {
-            0..=34 => {
-                let lease = if self.rng.chance(100) { self.rng.pick(&self.clients.leases).copied() } else { None };
-                let (mut key, value) = (self.key(), self.value());
-                if lease.is_some() {
-                    // Keys that nobody deletes one by one, so that a lease's end is told from a delete.
-                    key = format!("kz{}", self.rng.below(4)).into();
-                }
-                let prev_kv = self.rng.chance(300);
-                Request::Put(PutRequest { key, value, lease: lease.unwrap_or(0), prev_kv, ..Default::default() })
-            }
-            35..=39 => {
+            0..=31 => self.put(),
+            32..=35 => {
                 let key = self.key();
                 Request::DeleteRange(DeleteRangeRequest { key, prev_kv: true, ..Default::default() })
             }
-            40..=54 => Request::Txn(self.txn()),
-            55..=77 => {
+            36 => {
+                let (key, range_end) = ("k1".into(), "k3".into());
+                Request::DeleteRange(DeleteRangeRequest { key, range_end, prev_kv: true })
+            }
+            37..=50 => Request::Txn(self.txn()),
+            51..=53 => Request::Txn(self.read_txn(false)),
+            54 => Request::Txn(self.read_txn(true)),
+            55..=72 => {
                 let key = self.key();
                 Request::Range(RangeRequest { key, ..Default::default() })
             }
-            78..=82 => Request::Range(RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() }),
-            83..=91 => {
+            73..=76 => Request::Range(RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() }),
+            77..=79 => {
+                let limit = self.rng.range(1, 5) as i64;
+                Request::Range(RangeRequest { key: "k1".into(), range_end: "k7".into(), limit, ..Default::default() })
+            }
+            80..=82 => {
+                let revision = self.some_revision();
+                let serializable = self.rng.chance(300);
+                let (key, range_end) = ("k".into(), "l".into());
+                Request::Range(RangeRequest { key, range_end, revision, serializable, ..Default::default() })
+            }
+            83..=90 => {
                 let key = self.key();
                 Request::Range(RangeRequest { key, serializable: true, ..Default::default() })
             }
-            92 | 93 => {
+            91 | 92 => {
                 self.clients.next_lease += 1;
                 let id = self.clients.next_lease;
                 self.clients.leases.push(id);
                 let ttl = self.rng.range(2, 8) as i64;
                 Request::LeaseGrant { id, ttl }
             }
-            94..=96 => Request::LeaseKeepAlive { id: self.some_lease() },
-            97 => Request::LeaseRevoke { id: self.some_lease() },
-            _ if self.scenario.client_compactions => {
-                let head = self.truth.entries.last().map_or(1, |e| e.revision.0);
-                Request::Compact { revision: (head - self.rng.below(40) as i64).max(1) }
-            }
+            93 | 94 => Request::LeaseKeepAlive { id: self.some_lease() },
+            95 => Request::LeaseRevoke { id: self.some_lease() },
+            96 | 97 => Request::LeaseTimeToLive { id: self.some_lease(), keys: self.rng.chance(500) },
+            _ if self.scenario.client_compactions => Request::Compact { revision: self.some_revision() },
             _ => Request::Range(RangeRequest { key: self.key(), ..Default::default() }),
         }
+    }
+
+    fn put(&mut self) -> Request {
+        let lease = if self.rng.chance(100) { self.rng.pick(&self.clients.leases).copied() } else { None };
+        let (mut key, value) = (self.key(), self.value());
+        if lease.is_some() {
+            // Keys that nobody deletes one by one, so that a lease's end is told from a delete.
+            key = format!("kz{}", self.rng.below(4)).into();
+        }
+        let prev_kv = self.rng.chance(300);
+        Request::Put(PutRequest { key, value, lease: lease.unwrap_or(0), prev_kv, ..Default::default() })
+    }
+
+    /// Of late.
+    fn some_revision(&mut self) -> i64 {
+        let head = self.truth.entries.last().map_or(1, |e| e.revision.0);
+        (head - self.rng.below(40) as i64).max(1)
+    }
+
+    /// Reads several keys at one point.
+    fn read_txn(&mut self, serializable: bool) -> TxnRequest {
+        let mut get = || {
+            let range = RangeRequest { key: self.key(), serializable, ..Default::default() };
+            RequestOp { request: Some(OpRequest::RequestRange(range)) }
+        };
+        TxnRequest { compare: vec![], success: vec![get(), get(), get()], failure: vec![] }
     }
 
     fn some_lease(&mut self) -> i64 {
@@ -194,6 +225,7 @@ impl World {
         };
         let op = self.fresh();
         let request = self.request();
+        self.asked += 1;
         let open = Open { client, slot, life, invoked: self.now, request: request.clone() };
         self.clients.open.insert(op, open);
         if let Some(busy) = self.clients.busy.get_mut(client) {
@@ -322,6 +354,7 @@ impl World {
         let compact = process.store.compact_revision().0;
         let end = process.store.visible_index().0 as usize;
         let mut compacted = 0;
+        let mut broken = None;
         for watcher in self.watchers.iter_mut().filter(|w| w.attached && (w.slot, w.life) == (slot, process.life)) {
             if now < watcher.slow_until {
                 continue;
@@ -350,6 +383,14 @@ impl World {
                         })
                     })
                     .collect();
+                if !events.is_empty() && entry.index <= process.holes.partial {
+                    // Rows above the compaction stay, so what a watch still has to come is there.
+                    let rows = crate::disk::rows(&process.mem, &process.holes, entry.index);
+                    let left = rows.iter().filter(|r| r.index == entry.index && r.mutation.is_key_change()).count();
+                    if left < entry.mutations.iter().filter(|m| m.is_key_change()).count() {
+                        broken = Some(entry.index);
+                    }
+                }
                 if !events.is_empty() {
                     let told = Told::Events { events, fragment: false };
                     watcher.told = entry.revision.0;
@@ -364,6 +405,9 @@ impl World {
             if slow {
                 watcher.slow_until = now + length;
             }
+        }
+        if let Some(index) = broken {
+            self.truth.breach(format!("a watch on n{slot} needs entry {index}, rows of which are gone"));
         }
         for _ in 0..compacted {
             self.count("watch too slow");

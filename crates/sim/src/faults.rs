@@ -1,14 +1,11 @@
 //! Carrying faults out, and ending them.
 
-use crate::bucket::{Op, Snapshot};
+use crate::disk::Disk;
 use crate::scenario::{DiskFate, Fault};
-use crate::world::{Happening, Healing, Input, Why, World};
+use crate::world::{Happening, Healing, Input, World};
 use netsy_api::ids::{ChunkSeq, LogIndex};
 use netsy_protocol::event::Event;
-use netsy_protocol::mutant::Mutant;
-use netsy_protocol::quorum::Voter;
 use netsy_protocol::status::Role;
-use std::sync::Arc;
 
 impl World {
     /// A node that acts as Primary; of several the one of the greatest term.
@@ -33,120 +30,150 @@ impl World {
         if self.trace {
             eprintln!("{:>7} FAULT {fault:?}", self.now);
         }
-        self.apply_fault(fault);
+        if self.apply_fault(fault) {
+            self.faults += 1;
+            self.count("fault");
+        }
     }
 
-    pub fn apply_fault(&mut self, fault: Fault) {
-        self.count("fault");
+    /// False: there was nothing that it could do something to.
+    pub fn apply_fault(&mut self, fault: Fault) -> bool {
         let primary = self.primary();
         match fault {
             Fault::Crash { node, down, disk } => self.crash_for(node, down, disk),
-            Fault::CrashPrimary { down, disk } => {
-                if let Some(primary) = primary {
-                    self.crash_for(primary, down, disk);
-                }
-            }
+            Fault::CrashPrimary { down, disk } => primary.is_some_and(|primary| self.crash_for(primary, down, disk)),
             Fault::CrashElector { down } => {
-                if let Some(elector) = self.elector() {
-                    self.crash_for(elector, down, DiskFate::Kept);
-                }
+                self.elector().is_some_and(|elector| self.crash_for(elector, down, DiskFate::Kept))
             }
             Fault::Pause { node, length } => self.pause(node, length),
-            Fault::PausePrimary { length } => {
-                if let Some(primary) = primary {
-                    self.pause(primary, length);
-                }
-            }
+            Fault::PausePrimary { length } => primary.is_some_and(|primary| self.pause(primary, length)),
             Fault::Isolate { node, length } => {
                 self.isolate(node, 1);
                 self.after(length, Happening::Heal(Healing::Isolate(node)));
+                self.slots.len() > 1
             }
             Fault::Cut { from, to, length } => {
                 self.cut_link(from, to, 1);
                 self.after(length, Happening::Heal(Healing::Cut(from, to)));
+                from != to
             }
             Fault::CutStore { node, length } => self.cut_store(node, length),
-            Fault::CutStoreOfPrimary { length } => {
-                if let Some(primary) = primary {
-                    self.cut_store(primary, length);
-                }
-            }
+            Fault::CutStoreOfPrimary { length } => primary.is_some_and(|primary| self.cut_store(primary, length)),
             Fault::StoreDown { length } => {
                 self.store_down += 1;
                 self.after(length, Happening::Heal(Healing::StoreAll));
+                true
             }
-            Fault::SlowDisk { node, length } => {
-                if let Some(place) = self.slots.get_mut(node) {
+            Fault::SlowDisk { node, length } => match self.slots.get_mut(node) {
+                Some(place) => {
                     place.slow_disk += 1;
                     self.after(length, Happening::Heal(Healing::Disk(node)));
+                    true
                 }
-            }
+                None => false,
+            },
             Fault::Stop { node, down } => self.stop(node, down),
             Fault::StopAll { down } => {
+                let mut any = false;
                 for node in 0..self.slots.len() {
-                    self.stop(node, down);
+                    any |= self.stop(node, down);
                 }
+                any
             }
-            Fault::Move => {
-                if let Some(primary) = primary {
-                    self.tell(primary, Event::MovePrimary(None));
-                }
-            }
-            Fault::SetQuorum { quorum } => {
-                if let Some(primary) = primary {
-                    self.tell(primary, Event::SetCluster { quorum: Some(quorum), copies_min: None });
-                }
-            }
-            Fault::SetCopies { copies } => {
-                if let Some(primary) = primary {
-                    self.tell(primary, Event::SetCluster { quorum: None, copies_min: Some(copies) });
-                }
-            }
-            Fault::Backup { node } => {
-                if let Some(place) = self.slots.get_mut(node) {
+            Fault::Backup { node } => match self.slots.get_mut(node) {
+                Some(place) => {
                     place.backup = place.disk.clone();
+                    place.backup.is_some()
                 }
-            }
+                None => false,
+            },
             Fault::Snapshot { node } => self.snapshot(node),
+            Fault::Fold { slow } => self.fold_some(slow),
             Fault::CleanUp { slow } => {
                 let through = self.bucket.snapshots.last().map_or(ChunkSeq(0), |s| s.covers.seq);
                 self.after(0, Happening::CleanUp { seq: ChunkSeq(0), through, slow });
+                through.0 > 0
             }
             Fault::ForgetEntries => {
                 let from = self.bucket.snapshots.last().map_or(1, |s| s.covers.last_index.0 + 1);
+                let more = from > self.entries_from;
                 self.entries_from = self.entries_from.max(from);
+                let from = LogIndex(self.entries_from);
                 for process in self.slots.iter_mut().filter_map(|s| s.process.as_mut()) {
-                    process.engine.set_entries_from(LogIndex(self.entries_from));
+                    process.engine.set_entries_from(from.max(process.whole_from()));
                 }
-            }
-            Fault::Recover => {
-                // Databases that vote and are not there: their node may run with another one.
-                let voters = self.bucket.manifest.iter().flat_map(|m| &m.voters);
-                let there = |v: &&Voter| {
-                    let slot = self.slots.iter().find(|s| s.id == v.node_id && s.process.is_some());
-                    slot.and_then(|s| s.disk.as_ref()).is_some_and(|d| d.incarnation == v.incarnation)
-                };
-                let lost: Vec<_> = voters.filter(|v| !there(v)).map(|v| v.node_id.clone()).collect();
-                let alive = self.slots.iter().position(|s| s.process.is_some() && !s.paused);
-                if let Some(alive) = alive {
-                    self.tell(alive, Event::Recover { lost });
-                }
+                more
             }
             Fault::Wipe { node } => {
-                let wiped = crate::process::Disk::new(self.rng.wide());
-                if let Some(place) = self.slots.get_mut(node).filter(|p| p.process.is_none() && p.booting.is_none()) {
-                    place.disk = Some(wiped);
-                }
-            }
-            Fault::Clock { node, by } => {
-                if let Some(place) = self.slots.get_mut(node) {
-                    // Only between two processes: within one, the clock is a monotonic one.
-                    if place.process.is_none() {
-                        place.offset += by;
+                let wiped = Disk::new(self.rng.wide());
+                match self.slots.get_mut(node).filter(|p| p.process.is_none() && p.booting.is_none()) {
+                    Some(place) => {
+                        place.disk = Some(wiped);
+                        true
                     }
+                    None => false,
                 }
             }
+            // Only between two processes: within one, the clock is a monotonic one.
+            Fault::Clock { node, by } => match self.slots.get_mut(node).filter(|p| p.process.is_none()) {
+                Some(place) => {
+                    place.offset += by;
+                    true
+                }
+                None => false,
+            },
+            Fault::Move | Fault::MoveTo { .. } | Fault::SetQuorum { .. } | Fault::SetCopies { .. } => {
+                primary.is_some_and(|primary| self.operator(primary, fault))
+            }
+            Fault::Remove { node } => primary.is_some_and(|primary| {
+                let running = self.slots.get(node).is_some_and(|s| s.process.is_some());
+                self.truth.count(if running { "removal of a running node" } else { "removal" });
+                self.tell(primary, Event::RemoveNode(crate::world::node_id(node)));
+                true
+            }),
+            Fault::Recover => self.recover(),
         }
+    }
+
+    /// What an operator asks the Primary for.
+    fn operator(&mut self, primary: usize, fault: Fault) -> bool {
+        let event = match fault {
+            Fault::MoveTo { node } => Event::MovePrimary(Some(crate::world::node_id(node))),
+            Fault::SetQuorum { quorum } => Event::SetCluster { quorum: Some(quorum), copies_min: None },
+            Fault::SetCopies { copies } => Event::SetCluster { quorum: None, copies_min: Some(copies) },
+            _ => Event::MovePrimary(None),
+        };
+        self.tell(primary, event);
+        true
+    }
+
+    /// R12: an operator gives up the voters that are not running, or whose disk is another one by now.
+    pub fn recover(&mut self) -> bool {
+        let Some(manifest) = &self.bucket.manifest else { return false };
+        let lost: Vec<_> = manifest
+            .voters
+            .iter()
+            .filter(|v| {
+                let place = self.slots.iter().find(|s| s.id == v.node_id);
+                let same = self.incarnation(&v.node_id) == Some(v.incarnation);
+                !same || place.is_some_and(|p| p.process.is_none() && p.booting.is_none())
+            })
+            .map(|v| v.node_id.clone())
+            .collect();
+        let alive: Vec<usize> = (0..self.slots.len())
+            .filter(|slot| {
+                // Also one that runs with another database than the one that is given up.
+                self.slots.get(*slot).is_some_and(|s| s.process.is_some() && !s.paused)
+            })
+            .collect();
+        let Some(alive) = self.rng.pick(&alive).copied() else { return false };
+        if lost.is_empty() {
+            return false;
+        }
+        self.count("recovery asked for");
+        self.log(alive, || format!("recover without {lost:?}"));
+        self.tell(alive, Event::Recover { lost });
+        true
     }
 
     fn tell(&mut self, slot: usize, event: Event) {
@@ -154,16 +181,16 @@ impl World {
         self.input(slot, life, 0, Input::Engine(event));
     }
 
-    fn crash_for(&mut self, slot: usize, down: u64, fate: DiskFate) {
+    fn crash_for(&mut self, slot: usize, down: u64, fate: DiskFate) -> bool {
         let running = self.slots.get(slot).is_some_and(|s| s.process.is_some() || s.booting.is_some());
         let started = self.slots.get(slot).is_some_and(|s| s.disk.is_some());
         if !running && started {
-            return;
+            return false;
         }
         self.count("crash");
         self.crash(slot);
-        let wiped = crate::process::Disk::new(self.rng.wide());
-        let Some(place) = self.slots.get_mut(slot) else { return };
+        let wiped = Disk::new(self.rng.wide());
+        let Some(place) = self.slots.get_mut(slot) else { return false };
         match fate {
             DiskFate::Kept => {}
             DiskFate::Wiped => place.disk = Some(wiped),
@@ -179,9 +206,10 @@ impl World {
             self.count("disk lost");
         }
         self.after(down, Happening::Boot(slot));
+        true
     }
 
-    fn pause(&mut self, slot: usize, length: u64) {
+    fn pause(&mut self, slot: usize, length: u64) -> bool {
         if let Some(place) = self.slots.get_mut(slot)
             && (place.process.is_some() || place.booting.is_some())
             && !place.paused
@@ -189,17 +217,21 @@ impl World {
             place.paused = true;
             self.count("pause");
             self.after(length, Happening::Resume(slot));
+            return true;
         }
+        false
     }
 
-    fn stop(&mut self, slot: usize, down: u64) {
+    fn stop(&mut self, slot: usize, down: u64) -> bool {
         if let Some(place) = self.slots.get_mut(slot)
             && place.process.is_some()
             && !place.paused
         {
             place.restart_after = Some(down);
             self.tell(slot, Event::Stop);
+            return true;
         }
+        false
     }
 
     fn cut_link(&mut self, from: usize, to: usize, by: i32) {
@@ -218,11 +250,13 @@ impl World {
         }
     }
 
-    fn cut_store(&mut self, node: usize, length: u64) {
+    fn cut_store(&mut self, node: usize, length: u64) -> bool {
         if let Some(place) = self.slots.get_mut(node) {
             place.store_cut += 1;
             self.after(length, Happening::Heal(Healing::Store(node)));
+            return true;
         }
+        false
     }
 
     pub fn heal(&mut self, healing: Healing) {
@@ -263,48 +297,6 @@ impl World {
             let delay = self.rng.range(0, 500);
             self.after(delay, Happening::Boot(slot));
         }
-    }
-
-    // ---- snapshots and clean-up (section 6) ----
-
-    /// A node writes a snapshot at the end of a chunk that is known to exist.
-    fn snapshot(&mut self, slot: usize) {
-        let beyond = self.mutant == Some(Mutant::SnapshotPastObjectLog);
-        let Some(process) = self.slots.get(slot).and_then(|s| s.process.as_ref()) else { return };
-        let visible = process.store.visible_index();
-        let chunk = self.bucket.chunks.values().rev().find(|c| {
-            let last = c.last();
-            last.last_index <= visible && process.term_at(last.last_index) == Some(last.term)
-        });
-        let Some(chunk) = chunk else { return };
-        let mut covers = chunk.fact();
-        if beyond {
-            covers.last_index = visible;
-        }
-        let entries: Vec<_> = process.mem.iter().take(covers.last_index.0 as usize).cloned().collect();
-        if (entries.len() as u64) < covers.last_index.0 {
-            return;
-        }
-        let life = process.life;
-        self.count("snapshot");
-        let snapshot = Snapshot { covers, entries: Arc::new(entries) };
-        self.call(slot, life, Why::Nothing, Op::PutSnapshot(snapshot));
-    }
-
-    /// Deletes chunks that the newest snapshot covers, one by one: never a seal, never the newest.
-    pub fn clean_up(&mut self, seq: ChunkSeq, through: ChunkSeq, slow: bool) {
-        let end = self.bucket.end();
-        let newest_too = self.mutant == Some(Mutant::GcNewest);
-        let seals_too = self.mutant == Some(Mutant::SealsDeleted);
-        let covered = self.bucket.snapshots.last().map_or(ChunkSeq(0), |s| s.covers.seq);
-        let next = self.bucket.chunks.range(seq.next()..).next().map(|(seq, chunk)| (*seq, chunk.entries.is_empty()));
-        let Some((at, seal)) = next.filter(|(at, _)| *at <= through && *at <= covered) else { return };
-        if (at < end || newest_too) && (!seal || seals_too) {
-            self.bucket.chunks.remove(&at);
-            self.count("chunk deleted");
-        }
-        let delay = if slow { self.rng.range(10, 500) } else { 0 };
-        self.after(delay, Happening::CleanUp { seq: at, through, slow });
     }
 
     /// Whether there is one Primary, which everybody follows.

@@ -7,16 +7,25 @@
 
 #![allow(missing_docs)]
 
+mod background;
+mod boot;
 pub mod bucket;
 mod client;
 mod convert;
+pub mod disk;
 mod driver;
 mod faults;
+mod network;
 pub mod process;
+pub mod rare;
 mod requests;
 pub mod rng;
+mod rows;
 pub mod run;
 pub mod scenario;
 mod storage;
+mod streams;
 pub mod truth;
+mod uploads;
+mod visible;
 pub mod world;

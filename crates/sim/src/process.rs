@@ -1,61 +1,18 @@
-//! A node's disk and its process.
+//! A node's process.
 
 use crate::bucket::Chunk;
-use bytes::Bytes;
-use netsy_api::ids::{ChunkSeq, Incarnation, LogIndex, NodeId, Position, Revision, Session, Term};
+use crate::convert::Rows;
+use crate::disk::{DiskOp, Holes, Point, fits};
+use netsy_api::ids::{ChunkSeq, LogIndex, NodeId, Revision, Session, Term};
 use netsy_api::log::Entry;
 use netsy_history::{Outcome, Request};
-use netsy_mvcc::{Store, StoreConfig, ValueSource};
+use netsy_mvcc::{Store, StoreConfig};
 use netsy_protocol::engine::Engine;
 use netsy_protocol::event::{CallId, LocalSeq, StreamId};
 use netsy_protocol::read::{ReadId, ReadTicket};
 use netsy_protocol::reconcile::Run;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-
-/// What a crash leaves.
-#[derive(Clone, Debug)]
-pub struct Disk {
-    pub incarnation: Incarnation,
-    pub boot: u64,
-    pub promised: Term,
-    pub log: Vec<Arc<Entry>>,
-    pub visible: LogIndex,
-    pub led: Option<Session>,
-}
-
-impl Disk {
-    pub fn new(incarnation: u128) -> Self {
-        Self {
-            incarnation: Incarnation(incarnation),
-            boot: 0,
-            promised: Term(0),
-            log: vec![],
-            visible: LogIndex(0),
-            led: None,
-        }
-    }
-
-    pub fn apply(&mut self, op: DiskOp) {
-        match op {
-            DiskOp::Promise(term) => self.promised = self.promised.max(term),
-            DiskOp::Truncate(after) => self.log.truncate(after.0 as usize),
-            DiskOp::Store(entries) => self.log.extend(entries),
-            DiskOp::Install(entries) => self.log = entries.to_vec(),
-            DiskOp::Led(session) => self.led = Some(session),
-        }
-    }
-}
-
-/// An operation on its way to the disk.
-#[derive(Clone, Debug)]
-pub enum DiskOp {
-    Promise(Term),
-    Truncate(LogIndex),
-    Store(Vec<Arc<Entry>>),
-    Install(Arc<Vec<Arc<Entry>>>),
-    Led(Session),
-}
 
 /// A client's request on its way.
 #[derive(Clone, Debug)]
@@ -93,6 +50,8 @@ pub struct Sender {
     pub conn: u64,
     pub next: LogIndex,
     pub told: LogIndex,
+    /// A slow connection takes nothing until then.
+    pub busy_until: u64,
 }
 
 /// Puts entries into the object log.
@@ -112,14 +71,10 @@ pub struct Uploads {
 pub struct Load {
     pub call: CallId,
     pub end: ChunkSeq,
-}
-
-/// How far the local log is known to equal the object log.
-#[derive(Clone, Copy, Debug)]
-pub struct Point {
-    pub seq: ChunkSeq,
-    pub term: Term,
-    pub last: Run,
+    /// Segments in the LIST.
+    pub segments: Vec<(ChunkSeq, ChunkSeq)>,
+    /// Up to here it is loaded, or was there before; `None`: from a snapshot on.
+    pub at: Option<Point>,
 }
 
 /// A process.
@@ -130,6 +85,9 @@ pub struct Process {
     pub store: Store,
     /// Everything accepted, durable or not.
     pub mem: Vec<Arc<Entry>>,
+    pub holes: Holes,
+    /// The log came in a snapshot up to here: the state is loaded anew to go past it.
+    pub installed: LogIndex,
     pub queue: VecDeque<(LocalSeq, DiskOp)>,
     pub syncing: Option<LocalSeq>,
     pub requests: VecDeque<(Ask, To)>,
@@ -137,6 +95,8 @@ pub struct Process {
     pub leading: Option<Term>,
     pub waiting: VecDeque<Waiting>,
     pub reads: VecDeque<(ReadId, Ask)>,
+    /// Reads that are proven, and wait until this node shows as much.
+    pub proven: Vec<(LogIndex, Ask)>,
     pub renewals: VecDeque<(ReadId, LogIndex, To, Outcome)>,
     pub stalled: Vec<Ask>,
     pub forwarded: BTreeMap<u64, Ask>,
@@ -149,22 +109,23 @@ pub struct Process {
     pub upload_pending: bool,
     pub load: Option<Load>,
     pub abandoned: BTreeSet<CallId>,
+    /// Up to here the own log is the object log, as noted on the disk or loaded.
     pub point: Option<Point>,
+    /// How far the object log is known to reach, by own calls or by the Primary's word.
+    pub logged: Point,
+    /// Where the object log was last read to its end, and what was sealed after it (R4).
+    pub loaded: Option<Point>,
+    /// The compaction whose rows are gone.
+    pub compacted: Revision,
+    /// The next one, and what the object log is to reach before its rows go.
+    pub removing: Option<(Revision, LogIndex)>,
+    pub last_local: LocalSeq,
     pub floor: Revision,
     pub next_lease_tick: u64,
     pub next_compaction: u64,
     pub compacted_at: Vec<(u64, Revision)>,
     pub told_down: BTreeSet<NodeId>,
     pub halted: Option<String>,
-}
-
-/// All values are in memory here.
-pub struct NoStored;
-
-impl ValueSource for NoStored {
-    fn value(&self, at: Position) -> Result<Bytes, String> {
-        Err(format!("no value at position {at}"))
-    }
 }
 
 pub fn new_store() -> Store {
@@ -180,9 +141,27 @@ impl Process {
         Run { term: self.term_at(index).unwrap_or_default(), last_index: index }
     }
 
-    /// The point up to which the local log equals the object log, if that is still so.
+    /// The newest point up to which the local log is known to equal the object log.
     pub fn known_point(&self) -> Option<Point> {
-        self.point.filter(|p| self.term_at(p.last.last_index) == Some(p.last.term))
+        let told = Some(self.logged).filter(|p| p.seq.0 > 0);
+        self.point.into_iter().chain(told).filter(|p| fits(&self.mem, p)).max_by_key(|p| p.seq)
+    }
+
+    /// The object log is known to reach this.
+    pub fn saw_point(&mut self, point: Point) {
+        if point.seq > self.logged.seq {
+            self.logged = point;
+        }
+    }
+
+    /// Values that left the state machine's memory.
+    pub fn rows(&self) -> Rows<'_> {
+        Rows { log: &self.mem, holes: &self.holes }
+    }
+
+    /// Entries from here on are at hand.
+    pub fn whole_from(&self) -> LogIndex {
+        self.holes.partial.next()
     }
 
     pub fn ticket_holds(&self, now: u64, ticket: ReadTicket) -> bool {

@@ -1,13 +1,15 @@
 //! What a node does with requests: writes on the Primary, sending on, reads, leases, compactions.
 
 use crate::convert;
-use crate::process::{Ask, DiskOp, NoStored, To, Waiting};
+use crate::disk::DiskOp;
+use crate::process::{Ask, To, Waiting};
 use crate::world::{Input, World};
 use netsy_api::ids::{LeaseId, LogIndex, Revision, UnixMillis};
 use netsy_history::{Answer, Done, Outcome, Refusal, Request};
 use netsy_mvcc::{Renewal, WriteRequest};
 use netsy_protocol::engine::Creating;
 use netsy_protocol::event::Event;
+use netsy_protocol::mutant::Mutant;
 use netsy_protocol::read::ReadStart;
 
 /// Requests evaluated in one batch.
@@ -23,30 +25,36 @@ impl World {
     pub fn on_ask(&mut self, slot: usize, ask: Ask) {
         let now = self.clock(slot);
         let Some(process) = self.process(slot) else { return };
-        match &ask.request {
-            Request::Range(range) if range.serializable => {
-                let outcome = convert::range(&process.store, range);
-                self.answer(To::Client(ask.op), outcome);
-            }
-            Request::Range(range) => match process.engine.read_begin(now) {
-                ReadStart::Now(ticket) => {
-                    let outcome = convert::range(&process.store, range);
-                    if process.ticket_holds(now, ticket) {
-                        self.count("read at once");
-                        self.answer(To::Client(ask.op), outcome);
-                    } else if let Some(process) = self.process(slot) {
-                        process.stalled.push(ask);
-                    }
-                    self.drain(slot, &[]);
-                }
-                ReadStart::Wait(id) => {
-                    process.reads.push_back((id, ask));
-                    self.drain(slot, &[]);
-                }
-                ReadStart::NoPrimary => process.stalled.push(ask),
-            },
-            _ => self.on_write(slot, ask),
+        if !convert::is_read(&ask.request) {
+            return self.on_write(slot, ask);
         }
+        if ask.request.is_serializable() {
+            return self.answer_read(slot, &ask);
+        }
+        match process.engine.read_begin(now) {
+            ReadStart::Now(ticket) => {
+                let outcome = convert::read(&process.store, &ask.request, &process.rows());
+                if process.ticket_holds(now, ticket) {
+                    self.count("read at once");
+                    self.answer(To::Client(ask.op), outcome);
+                } else if let Some(process) = self.process(slot) {
+                    process.stalled.push(ask);
+                }
+                self.drain(slot);
+            }
+            ReadStart::Wait(id) => {
+                process.reads.push_back((id, ask));
+                self.drain(slot);
+            }
+            ReadStart::NoPrimary => process.stalled.push(ask),
+        }
+    }
+
+    /// Answers a read from what is visible.
+    pub fn answer_read(&mut self, slot: usize, ask: &Ask) {
+        let Some(process) = self.process(slot) else { return };
+        let outcome = convert::read(&process.store, &ask.request, &process.rows());
+        self.answer(To::Client(ask.op), outcome);
     }
 
     fn on_write(&mut self, slot: usize, ask: Ask) {
@@ -96,9 +104,10 @@ impl World {
     }
 
     pub fn on_forwarded(&mut self, slot: usize, op: u64, outcome: Outcome) {
+        let again = self.mutant == Some(Mutant::ForwardAgain);
         let Some(process) = self.process(slot) else { return };
         let Some(ask) = process.forwarded.remove(&op) else { return };
-        if outcome == not_taken() {
+        if outcome == not_taken() || outcome == Outcome::Unknown && again {
             process.stalled.push(ask);
             return;
         }
@@ -141,7 +150,7 @@ impl World {
 
     pub fn write(&mut self, slot: usize) {
         let now = self.clock(slot);
-        let lag = self.rng.chance(20);
+        let unchecked = self.mutant == Some(Mutant::UnprovenAnswers);
         let Some(process) = self.process(slot) else { return };
         process.writing = false;
         let Some(term) = process.leading else { return };
@@ -167,12 +176,18 @@ impl World {
                 renewals.push((id, to));
                 continue;
             }
+            if let Request::LeaseTimeToLive { id, keys } = ask.request {
+                // Of what is visible; whether this still is the Primary is proven afterwards.
+                unproven.push((to, convert::lease(&process.store, id, keys, now)));
+                continue;
+            }
             let Some(request) = convert::write_request(&ask.request, now) else { continue };
-            let result = process.store.evaluate(term, UnixMillis(now as i64), &request, &NoStored);
+            let rows = convert::Rows { log: &process.mem, holes: &process.holes };
+            let result = process.store.evaluate(term, UnixMillis(now as i64), &request, &rows);
             let (outcome, wrote) = match result {
                 Ok(evaluated) => {
                     made.extend(evaluated.entry.clone());
-                    (convert::written(evaluated.outcome, evaluated.revision), evaluated.entry.is_some())
+                    (convert::written(evaluated.outcome, evaluated.revision, &rows), evaluated.entry.is_some())
                 }
                 Err(error) => (convert::refused(&error), false),
             };
@@ -186,12 +201,15 @@ impl World {
         }
         self.finish_batch(slot, before, made, waiting);
         for (to, outcome) in unproven {
-            self.prove(slot, to, outcome);
+            if unchecked {
+                self.answer(to, outcome);
+            } else {
+                self.prove(slot, to, outcome);
+            }
         }
         for (id, to) in renewals {
             self.renew(slot, id, to);
         }
-        let _ = lag;
         self.write_soon(slot);
     }
 
@@ -210,6 +228,7 @@ impl World {
                 Ok(seq) => {
                     process.mem.extend(made.iter().cloned());
                     process.queue.push_back((seq, DiskOp::Store(made)));
+                    process.last_local = seq;
                 }
                 Err(_) => {
                     let rolled = process.store.rollback(before);
@@ -237,7 +256,7 @@ impl World {
         for (to, outcome) in out {
             self.answer(to, outcome);
         }
-        self.drain(slot, &[]);
+        self.drain(slot);
         self.sync_soon(slot);
         self.upload_soon(slot);
     }
@@ -251,7 +270,8 @@ impl World {
             return;
         }
         let before = process.store.last_index();
-        if let Ok(evaluated) = process.store.evaluate(term, UnixMillis(now as i64), request, &NoStored) {
+        let rows = convert::Rows { log: &process.mem, holes: &process.holes };
+        if let Ok(evaluated) = process.store.evaluate(term, UnixMillis(now as i64), request, &rows) {
             self.finish_batch(slot, before, evaluated.entry.into_iter().collect(), vec![]);
         }
     }
@@ -281,8 +301,10 @@ impl World {
     /// Lets an answer out that no entry of this term proves: like a read (R9).
     fn prove(&mut self, slot: usize, to: To, outcome: Outcome) {
         let now = self.clock(slot);
+        let alone = self.mutant == Some(Mutant::ProofAlone);
         let Some(process) = self.process(slot) else { return };
         match process.engine.read_begin(now) {
+            ReadStart::Now(ticket) if process.ticket_holds(now, ticket) && alone => self.answer(to, outcome),
             ReadStart::Now(ticket) if process.ticket_holds(now, ticket) => {
                 let index = process.store.last_index();
                 process.waiting.push_back(Waiting { index, to, outcome });
@@ -297,7 +319,7 @@ impl World {
             }
             _ => self.answer(to, Outcome::Unknown),
         }
-        self.drain(slot, &[]);
+        self.drain(slot);
     }
 
     fn release(&mut self, slot: usize) {
@@ -335,7 +357,6 @@ impl World {
     pub fn tick_compaction(&mut self, slot: usize) {
         let now = self.clock(slot);
         let Some(process) = self.process(slot) else { return };
-        process.store.compact_index(4);
         if process.leading.is_none() || now < process.next_compaction {
             return;
         }
@@ -343,7 +364,7 @@ impl World {
         let wanted = Revision(process.store.visible_revision().0 - 30);
         if wanted.0 > 1 && wanted > process.store.compact_revision() {
             process.engine.handle(now, Event::CompactWanted(wanted));
-            self.drain(slot, &[]);
+            self.drain(slot);
         }
     }
 

@@ -1,23 +1,34 @@
 //! One run: from a scenario to what is wrong with it.
 
 use crate::convert;
-use crate::process::new_store;
-use crate::scenario::Scenario;
+use crate::disk::{self, Holes};
+use crate::scenario::{EXTENSION_MAX, Scenario};
 use crate::world::World;
-use netsy_history::{History, Log, NodeState, Rules, steps};
-use netsy_mvcc::Store;
+use netsy_api::ids::Revision;
+use netsy_api::log::Entry;
+use netsy_history::{History, Log, NodeState, Op, Outcome, Rules, steps};
+use netsy_mvcc::{HashKv, Store};
 use netsy_protocol::mutant::Mutant;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A cluster settles within this many milliseconds once faults are over.
 pub const SETTLE_MAX: u64 = 30_000;
+
+/// An operator looks at a lost quorum for so long before voters are given up, in milliseconds.
+const RECOVER_AFTER: u64 = 3_000;
+
+/// Without requests all nodes and the bucket hold the same after this: leases end, uploads are due.
+const QUIET_MAX: u64 = 25_000;
 
 /// What came of a run.
 #[derive(Debug, Default)]
 pub struct Finding {
     pub breaches: Vec<String>,
     pub counters: BTreeMap<&'static str, u64>,
-    pub ops: usize,
+    /// Operations asked for, and faults that did something, before things got calm.
+    pub ops: u64,
+    pub faults: u64,
     pub settled_ms: Option<u64>,
     pub steps: u64,
     pub simulated: u64,
@@ -25,19 +36,43 @@ pub struct Finding {
 
 /// Runs a scenario to its end and checks everything.
 pub fn run(scenario: Scenario, mutant: Option<Mutant>, trace: bool) -> Finding {
-    let calm_at = scenario.calm_at;
     let mut world = World::new(scenario, mutant, trace);
-    while world.now < calm_at && world.truth.breaches.is_empty() {
-        if !world.step() {
-            break;
-        }
-    }
+    let calm_at = trouble(&mut world);
     let mut lost_for_good = false;
     if world.truth.breaches.is_empty() {
         world.calm_down();
         lost_for_good = settle(&mut world, calm_at);
     }
     finish(world, lost_for_good, calm_at)
+}
+
+/// The time of faults, until there were enough of them, and enough operations. Gives its end.
+fn trouble(world: &mut World) -> u64 {
+    let calm_at = world.scenario.calm_at;
+    let (ops, faults) = world.scenario.least;
+    let mut lost_since = None;
+    while world.truth.breaches.is_empty() {
+        let enough = world.asked >= ops && world.faults >= faults;
+        if world.now >= calm_at && enough || !world.step() {
+            break;
+        }
+        if world.now < calm_at || enough {
+            continue;
+        }
+        if world.now >= calm_at + EXTENSION_MAX {
+            let (ops, faults) = (world.asked, world.faults);
+            world.truth.breach(format!("{ops} operations and {faults} faults only: the cluster hardly served"));
+        }
+        // Nothing but an operator ends this (R12).
+        let since = *lost_since.get_or_insert(world.now);
+        if !quorum_is_lost(world) {
+            lost_since = None;
+        } else if world.now >= since + RECOVER_AFTER {
+            lost_since = None;
+            world.recover();
+        }
+    }
+    world.now.max(calm_at)
 }
 
 /// Waits until the cluster serves through every node. True: it never can (R12).
@@ -74,21 +109,31 @@ fn settle(world: &mut World, calm_at: u64) -> bool {
     }
     // No more requests; what is under way ends.
     world.clients.stopped = true;
-    let end = world.now + 9_000;
-    while world.now < end && world.truth.breaches.is_empty() && world.step() {
-        if world.clients.idle() && world.is_settled() && quiet(world) {
-            break;
-        }
+    let end = world.now + QUIET_MAX;
+    let mut is_quiet = false;
+    while world.now < end && !is_quiet && world.truth.breaches.is_empty() && world.step() {
+        is_quiet = world.clients.idle() && world.is_settled() && quiet(world);
+    }
+    if !is_quiet && world.truth.breaches.is_empty() {
+        let (shown, uploaded) = (world.truth.entries.len(), world.truth.objects.len());
+        let text = describe(world);
+        world.truth.breach(format!(
+            "{QUIET_MAX} ms after the last request nodes differ, or the bucket lacks something: {shown} shown, {uploaded} in the object log: {text}"
+        ));
     }
     world.finish_watches();
     false
 }
 
-fn quiet(world: &World) -> bool {
+fn quiet(world: &mut World) -> bool {
+    if let Some(end) = world.primary().and_then(|slot| world.slots.get(slot)?.process.as_ref()).map(|p| p.mem.len()) {
+        world.truth.ends_at(end);
+    }
     let ends: Vec<usize> =
         world.slots.iter().filter_map(|s| s.process.as_ref()).map(|p| p.store.visible_index().0 as usize).collect();
-    let uploaded = world.truth.objects.len();
-    ends.iter().all(|end| *end == world.truth.entries.len()) && uploaded >= world.truth.entries.len()
+    // What a chunk commits before any node shows it has to be shown, too.
+    let shown = world.truth.entries.len();
+    ends.iter().all(|end| *end == shown) && world.truth.objects.len() == shown
 }
 
 /// R12: fewer voters than an election needs still have the database that the manifest names.
@@ -127,8 +172,8 @@ fn describe(world: &World) -> String {
     out + &format!("served {:?}", world.clients.served)
 }
 
-fn digest(store: &Store) -> String {
-    // Everything a client can see, and the leases.
+/// Everything a client can see, the leases, and the hash over the rows that are left.
+fn state_of(name: String, store: &Store, log: &[Arc<Entry>], holes: &Holes) -> NodeState {
     let request = netsy_api::etcdserverpb::RangeRequest {
         key: "\0".into(),
         range_end: "\0".into(),
@@ -137,7 +182,17 @@ fn digest(store: &Store) -> String {
     };
     let mut leases = store.leases();
     leases.sort_unstable();
-    format!("{:?} leases {leases:?}", convert::range(store, &request))
+    let rows = disk::rows(log, holes, store.visible_index());
+    let hash = HashKv::new(store, Revision(0)).map(|mut hasher| {
+        hasher.rows(store, &rows);
+        hasher.finish()
+    });
+    let state = convert::range(store, &request, &convert::Rows { log, holes });
+    NodeState {
+        name,
+        at: format!("{}, compacted at {}", store.visible_index(), store.compact_revision()),
+        digest: format!("{state:?} leases {leases:?} hash {hash:?}").into_bytes(),
+    }
 }
 
 fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
@@ -145,66 +200,28 @@ fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
     let mut states = vec![];
     for slot in &world.slots {
         let Some(process) = &slot.process else { continue };
-        states.push(NodeState {
-            name: slot.id.to_string(),
-            at: process.store.visible_index().to_string(),
-            digest: digest(&process.store).into_bytes(),
-        });
+        states.push(state_of(slot.id.to_string(), &process.store, &process.mem, &process.holes));
     }
     // Any node rebuilt from the bucket alone equals the others.
     if world.truth.breaches.is_empty() {
         match restored(&world) {
-            Ok(store) => states.push(NodeState {
-                name: "restored from the bucket".into(),
-                at: store.visible_index().to_string(),
-                digest: digest(&store).into_bytes(),
-            }),
+            Ok(state) => states.push(state),
             Err(text) => world.truth.breach(format!("the bucket cannot be restored: {text}")),
+        }
+        let at = states.first().map(|s| s.at.clone());
+        if !lost_for_good && states.iter().any(|s| Some(&s.at) != at.as_ref()) {
+            let all: Vec<String> = states.iter().map(|s| format!("{} at {}", s.name, s.at)).collect();
+            world.truth.breach(format!("not all at one point: {all:?}"));
         }
     }
     let mut breaches = std::mem::take(&mut world.truth.breaches);
     if breaches.is_empty() {
-        let events = world.truth.entries.iter().flat_map(|e| convert::events(e));
-        let history = History {
-            ops: std::mem::take(&mut world.clients.ops),
-            watches: world.watchers.iter().flat_map(|w| w.over.iter().chain([&w.record])).cloned().collect(),
-            log: Log::new(steps(events)),
-            states,
-            rules: Rules {
-                units_per_second: Some(1000),
-                lease_slack: 100 + world.scenario.drift_ppm * 10 / 1000,
-                auto_compaction: true,
-                nodes_never_go_back: false,
-            },
-        };
-        world.truth.counters.insert("ops", history.ops.len() as u64);
-        if world.trace {
-            for entry in &world.truth.entries {
-                eprintln!(
-                    "ENTRY {} term {} revision {} {:?}",
-                    entry.index, entry.term, entry.revision, entry.mutations
-                );
-            }
-            for op in &history.ops {
-                eprintln!("OP {op}");
-            }
-        }
-        for state in &history.states {
-            let other = history.states.iter().find(|o| o.at == state.at && o.digest != state.digest);
-            if let (Some(other), true) = (other, world.trace) {
-                let text = |d: &[u8]| String::from_utf8_lossy(d).into_owned();
-                eprintln!("{}: {}\n{}: {}", state.name, text(&state.digest), other.name, text(&other.digest));
-            }
-        }
-        let report = history.check();
-        if !report.is_empty() {
-            breaches.push(format!("history: {report}"));
-        }
+        breaches.extend(check_history(&mut world, states));
     }
-    let _ = lost_for_good;
     Finding {
         breaches,
-        ops: world.truth.counters.get("ops").copied().unwrap_or(0) as usize,
+        ops: world.asked,
+        faults: world.faults,
         counters: world.truth.counters,
         settled_ms: world.settled_at.map(|at| at.saturating_sub(calm_at)),
         steps: world.steps,
@@ -212,18 +229,81 @@ fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
     }
 }
 
-fn restored(world: &World) -> Result<Store, String> {
-    let entries = world.bucket.restore()?;
-    let mut store = new_store();
-    for entry in entries {
-        let index = entry.index;
-        if let Some(known) = world.truth.entries.get(index.0 as usize - 1)
-            && *known != entry
-        {
-            return Err(format!("entry {index} differs from what was shown"));
-        }
-        store.apply(entry).map_err(|e| e.to_string())?;
-        store.set_visible(index);
+fn check_history(world: &mut World, states: Vec<NodeState>) -> Option<String> {
+    let log = |entries: &[Arc<Entry>]| Log::new(steps(entries.iter().flat_map(|e| convert::events(e))));
+    let rules = Rules {
+        units_per_second: Some(1000),
+        lease_slack: 100 + world.scenario.drift_ppm * 10 / 1000,
+        auto_compaction: true,
+        nodes_never_go_back: false,
+    };
+    let watches = world.watchers.iter().flat_map(|w| w.over.iter().chain([&w.record])).cloned().collect();
+    let mut history =
+        History { ops: std::mem::take(&mut world.clients.ops), watches, log: log(&world.truth.entries), states, rules };
+    world.truth.counters.insert("ops", history.ops.len() as u64);
+    if world.trace {
+        show(world, &history);
     }
-    Ok(store)
+    let mut reports = vec![];
+    // What a recovery lost was never to be lost without one (R12): each stretch between two is held against the log
+    // of its time. Watches of the whole run belong to no one log.
+    let mut since = 0;
+    for (entries, until) in std::mem::take(&mut world.truth.lost) {
+        let part = History { ops: during(&history.ops, since, until), log: log(&entries), ..History::default() };
+        reports.push(History { rules: history.rules.clone(), ..part }.check());
+        since = until;
+    }
+    if since > 0 {
+        history.watches.clear();
+        history.ops = during(&history.ops, since, u64::MAX);
+    }
+    reports.push(history.check());
+    let texts: Vec<String> = reports.iter().filter(|r| !r.is_empty()).map(|r| format!("history: {r}")).collect();
+    (!texts.is_empty()).then(|| texts.join("\n"))
+}
+
+/// Operations as one sees them who knows only what was asked from `since` on and answered until `until`: of others it
+/// is open whether they happened. Serializable reads may be of nodes that a recovery gave up.
+fn during(ops: &[Op], since: u64, until: u64) -> Vec<Op> {
+    let known = |op: &Op| op.invoked >= since && op.returned < until;
+    let seen = ops.iter().filter(|op| op.invoked < until && !op.request.is_serializable());
+    seen.map(|op| match known(op) || matches!(op.outcome, Outcome::Refused(_)) && op.returned < until {
+        true => op.clone(),
+        false => Op { outcome: Outcome::Unknown, ..op.clone() },
+    })
+    .collect()
+}
+
+fn show(world: &World, history: &History) {
+    for entry in &world.truth.entries {
+        eprintln!("ENTRY {} term {} revision {} {:?}", entry.index, entry.term, entry.revision, entry.mutations);
+    }
+    for op in &history.ops {
+        eprintln!("OP {op}");
+    }
+    for state in &history.states {
+        let other = history.states.iter().find(|o| o.at == state.at && o.digest != state.digest);
+        if let Some(other) = other {
+            let text = |d: &[u8]| String::from_utf8_lossy(d).into_owned();
+            eprintln!("{}: {}\n{}: {}", state.name, text(&state.digest), other.name, text(&other.digest));
+        }
+    }
+}
+
+fn restored(world: &World) -> Result<NodeState, String> {
+    let (entries, holes) = world.bucket.restore()?;
+    for entry in &entries {
+        if let Some(known) = world.truth.entries.get(entry.index.0 as usize - 1)
+            && known != entry
+        {
+            return Err(format!("entry {} differs from what was shown", entry.index));
+        }
+    }
+    // As a node does it: the snapshot's rows, then entries one by one.
+    let mut store = disk::load(&entries, &holes, holes.partial)?;
+    for entry in entries.iter().skip(holes.partial.0 as usize) {
+        store.apply(entry.clone()).map_err(|e| e.to_string())?;
+        store.set_visible(entry.index);
+    }
+    Ok(state_of("restored from the bucket".into(), &store, &entries, &holes))
 }

@@ -3,6 +3,13 @@
 use crate::rng::Rng;
 use netsy_protocol::config::Settings;
 
+/// Every run of a seed has at least so many operations, and so many faults that did something.
+pub const OPS_MIN: u64 = 1_000;
+/// See above.
+pub const FAULTS_MIN: u64 = 20;
+/// A run is made longer by this at most, in milliseconds, to come to that.
+pub const EXTENSION_MAX: u64 = 300_000;
+
 /// How a crashed node comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskFate {
@@ -45,6 +52,10 @@ pub enum Fault {
     StopAll { down: u64 },
     /// An operator moves the Primary.
     Move,
+    /// To this node.
+    MoveTo { node: usize },
+    /// An operator takes a node out, which is to be one that is not running.
+    Remove { node: usize },
     /// An operator changes `quorum`.
     SetQuorum { quorum: i32 },
     /// An operator changes `copies_min`.
@@ -53,11 +64,13 @@ pub enum Fault {
     Backup { node: usize },
     /// A snapshot is written and chunks are deleted.
     Snapshot { node: usize },
+    /// A run of chunks becomes a segment, and those chunks are deleted.
+    Fold { slow: bool },
     /// Every chunk before the newest snapshot that may be deleted is.
     CleanUp { slow: bool },
     /// Entries before the newest snapshot are at hand on no node any more.
     ForgetEntries,
-    /// An operator gives up every node that is not running.
+    /// An operator gives up every voter that is not running, or whose disk is another one by now.
     Recover,
     /// The disk of a node that is not running is gone.
     Wipe { node: usize },
@@ -82,6 +95,8 @@ pub struct Weather {
     pub sync_ms: (u64, u64),
     /// Per mille of streams' frames that break the stream.
     pub breaks: u64,
+    /// Per mille of appends that a connection takes long for.
+    pub slow_streams: u64,
 }
 
 impl Weather {
@@ -96,6 +111,7 @@ impl Weather {
         store_ms: (5, 40),
         sync_ms: (1, 6),
         breaks: 0,
+        slow_streams: 0,
     };
 }
 
@@ -117,8 +133,10 @@ pub struct Scenario {
     pub keys: u64,
     /// Clock rates differ by up to this many parts in a million.
     pub drift_ppm: u64,
-    /// Faults stop here.
+    /// Faults stop here, once there were enough of them and of operations.
     pub calm_at: u64,
+    /// At least so many operations and faults before that.
+    pub least: (u64, u64),
     pub client_compactions: bool,
 }
 
@@ -139,6 +157,7 @@ impl Scenario {
             keys: 8,
             drift_ppm: 0,
             calm_at,
+            least: (0, 0),
             client_compactions: false,
         }
     }
@@ -173,15 +192,20 @@ impl Scenario {
             store_ms: *rng.pick(&[(2, 10), (5, 40), (20, 200)]).unwrap_or(&(5, 40)),
             sync_ms: *rng.pick(&[(1, 3), (1, 10), (2, 60)]).unwrap_or(&(1, 10)),
             breaks: scale(&mut rng, 5),
+            slow_streams: if rng.chance(250) { rng.range(1, 300) } else { 0 },
         };
         let mut faults = vec![];
         let wipes = rng.chance(300);
         let stops = rng.chance(300);
+        let recovers = rng.chance(150);
         let mut at = rng.range(1_000, 4_000);
-        let gap = rng.range(300, 1_300);
-        while at < calm_at {
-            faults.push((at, fault(&mut rng, nodes, wipes, stops)));
-            at += rng.range(1, gap * 2);
+        // A node or two have to be left alone a little, or they never serve.
+        let gap = rng.range(250, 1_000) * if nodes < 3 { 2 } else { 1 };
+        // Some are to spare: a run in which little was done goes on, with fewer of them.
+        while at < calm_at + EXTENSION_MAX {
+            let what = if recovers && rng.chance(60) { Fault::Recover } else { fault(&mut rng, nodes, wipes, stops) };
+            faults.push((at, what));
+            at += rng.range(1, gap * if at < calm_at { 2 } else { 6 });
         }
         Self {
             seed,
@@ -196,6 +220,7 @@ impl Scenario {
             keys: *rng.pick(&[3, 8, 30]).unwrap_or(&8),
             drift_ppm: *rng.pick(&[0, 500, 4_000]).unwrap_or(&0),
             calm_at,
+            least: (OPS_MIN, FAULTS_MIN),
             client_compactions: rng.chance(300),
         }
     }
@@ -211,7 +236,7 @@ fn fault(rng: &mut Rng, nodes: usize, wipes: bool, stops: bool) -> Fault {
         2 if wipes => DiskFate::Old,
         _ => DiskFate::Kept,
     };
-    match rng.below(34) {
+    match rng.below(40) {
         0..=2 => Fault::Crash { node, down, disk },
         3..=5 => Fault::CrashPrimary { down, disk },
         6 => Fault::CrashElector { down },
@@ -225,13 +250,17 @@ fn fault(rng: &mut Rng, nodes: usize, wipes: bool, stops: bool) -> Fault {
         20 => Fault::SlowDisk { node, length },
         21 if stops => Fault::Stop { node, down },
         22 if stops => Fault::StopAll { down },
-        21..=23 => Fault::Move,
+        21 | 22 => Fault::Move,
+        23 => Fault::MoveTo { node },
         24 => Fault::SetQuorum { quorum: *rng.pick(&[-1, 0, 1, 2]).unwrap_or(&-1) },
         25 => Fault::SetCopies { copies: rng.range(1, 2) as usize },
         26 => Fault::Backup { node },
         27 | 28 => Fault::Snapshot { node },
         29..=31 => Fault::CleanUp { slow: rng.chance(300) },
         32 => Fault::ForgetEntries,
+        33..=35 => Fault::Fold { slow: rng.chance(300) },
+        36 => Fault::Remove { node },
+        37 if nodes > 2 => Fault::Crash { node, down: down * 5, disk },
         _ => Fault::Clock { node, by: length },
     }
 }

@@ -1,19 +1,17 @@
-//! The driver's calls to object storage: manifest and lock, the object log (R3, R4), uploads.
+//! The driver's calls to object storage: manifest and lock, loading and sealing the object log (R4).
 
-use crate::bucket::{Answer, Chunk, Op};
-use crate::process::{Load, Point};
-use crate::world::{Input, Why, World};
-use netsy_api::ids::{ChunkSeq, LogIndex, Term};
+use crate::bucket::{Answer, Chunk, Op, Segment, Snapshot, furthest, runs_of};
+use crate::disk::Point;
+use crate::driver::Brought;
+use crate::process::Load;
+use crate::world::{Why, World};
+use netsy_api::ids::ChunkSeq;
 use netsy_api::log::Entry;
 use netsy_protocol::command::StoreCall;
 use netsy_protocol::event::{CallId, ChunkFact, Event, LogPiece, StoreResult};
+use netsy_protocol::mutant::Mutant;
 use netsy_protocol::reconcile::{Run, Runs};
 use std::sync::Arc;
-
-/// Entries in one chunk.
-const CHUNK_MAX: usize = 40;
-/// Age at which a chunk leaves.
-const AGE: u64 = 1_000;
 
 impl World {
     pub fn store_call(&mut self, slot: usize, call: CallId, what: StoreCall) {
@@ -28,15 +26,19 @@ impl World {
             StoreCall::ListNodes => Op::ListNodes,
             StoreCall::MarkStopped { node_id, incarnation } => Op::MarkStopped { node: node_id, incarnation },
             StoreCall::LoadLog => {
-                process.load = Some(Load { call, end: ChunkSeq(0) });
-                return self.call(slot, life, Why::LoadList(call), Op::ListEnd);
+                let at = process.known_point();
+                process.load = Some(Load { call, end: ChunkSeq(0), segments: vec![], at });
+                return self.call(slot, life, Why::LoadList(call), Op::ListLog);
             }
             StoreCall::CreateSeal { seq, term } => {
-                let prev = process.known_point().map_or(Run::default(), |p| p.last);
+                let Some(loaded) = process.loaded.filter(|p| p.seq.next() == seq) else {
+                    return self.done(slot, call, StoreResult::Unknown);
+                };
+                let prev = loaded.last;
                 let chunk = Chunk { seq, term, session, prev, entries: vec![] };
                 return self.call(slot, life, Why::Seal(call, chunk.clone()), Op::Create(chunk));
             }
-            StoreCall::CheckSeal { seq } => return self.call(slot, life, Why::CheckSeal(call, seq), Op::ListEnd),
+            StoreCall::CheckSeal { seq } => return self.call(slot, life, Why::CheckSeal(call, seq), Op::ListLog),
         };
         self.call(slot, life, why, op);
     }
@@ -47,7 +49,7 @@ impl World {
         let Some(process) = self.process(slot) else { return };
         process.abandoned.remove(&call);
         process.engine.handle(now, Event::StoreDone { call, result });
-        self.drain(slot, &[]);
+        self.drain(slot);
     }
 
     pub fn on_storage(&mut self, slot: usize, why: Why, answer: Answer) {
@@ -66,55 +68,30 @@ impl World {
                 self.done(slot, call, result);
             }
             Why::LoadList(call) => match answer {
-                Answer::End(end) => {
+                Answer::Log { end, segments } => {
                     if let Some(load) = process.load.as_mut().filter(|l| l.call == call) {
-                        load.end = end;
+                        (load.end, load.segments) = (end, segments);
                     }
                     self.load_next(slot, call);
                 }
                 _ => self.done(slot, call, StoreResult::Unknown),
             },
             Why::LoadChunk(call) => match answer {
-                Answer::Chunk(Some(chunk)) => {
-                    if self.take_chunk(slot, call, &chunk) {
-                        self.load_next(slot, call);
-                    } else {
-                        self.done(slot, call, StoreResult::Unknown);
-                    }
-                }
-                // Missing below the end: a snapshot has it.
+                Answer::Chunk(Some(chunk)) => self.take_or_give_up(slot, call, &[chunk]),
+                // Missing below the end: a snapshot has it, or a segment that is newer than the LIST.
                 Answer::Chunk(None) => self.call(slot, life, Why::LoadSnapshot(call), Op::NewestSnapshot),
                 _ => self.done(slot, call, StoreResult::Unknown),
             },
+            Why::LoadSegment(call) => match answer {
+                Answer::Segment(Some(Segment { chunks })) => {
+                    self.count("segment loaded");
+                    self.take_or_give_up(slot, call, &chunks);
+                }
+                Answer::Segment(None) => self.call(slot, life, Why::LoadSnapshot(call), Op::NewestSnapshot),
+                _ => self.done(slot, call, StoreResult::Unknown),
+            },
             Why::LoadSnapshot(call) => match answer {
-                Answer::Snapshot(Some(snapshot)) => {
-                    let point = process.known_point();
-                    let news = point.is_none_or(|p| p.seq < snapshot.covers.seq);
-                    let last =
-                        snapshot.entries.last().map_or(Run::default(), |e| Run { term: e.term, last_index: e.index });
-                    let runs = Runs::new(crate::bucket::runs_of(&snapshot.entries)).unwrap_or_default();
-                    let covers = snapshot.covers;
-                    if !news {
-                        return self.done(slot, call, StoreResult::Unknown);
-                    }
-                    let piece = LogPiece::Snapshot { covers, runs };
-                    if self.offer(slot, call, piece, &snapshot.entries) {
-                        if let Some(process) = self.process(slot) {
-                            process.point = Some(Point { seq: covers.seq, term: covers.term, last });
-                        }
-                        self.count("snapshot loaded");
-                        self.load_next(slot, call);
-                    } else {
-                        self.done(slot, call, StoreResult::Unknown);
-                    }
-                }
-                Answer::Snapshot(None) => {
-                    if let Some(process) = self.process(slot) {
-                        process.point =
-                            Some(Point { seq: ChunkSeq(0), term: Default::default(), last: Run::default() });
-                    }
-                    self.load_next(slot, call);
-                }
+                Answer::Snapshot(snapshot) => self.take_snapshot(slot, call, snapshot),
                 _ => self.done(slot, call, StoreResult::Unknown),
             },
             Why::Seal(call, seal) => match answer {
@@ -129,19 +106,24 @@ impl World {
                     self.sealed(slot, call, &seal);
                 }
                 Answer::Chunk(Some(found)) => {
-                    if self.mutant == Some(netsy_protocol::mutant::Mutant::SkipOnConflict) {
+                    if self.mutant == Some(Mutant::SkipOnConflict) {
                         if let Some(process) = self.process(slot) {
-                            process.point = Some(Point { seq: found.seq, term: found.term, last: seal.prev });
+                            process.loaded = Some(Point { seq: found.seq, term: found.term, last: seal.prev });
                         }
                         let fact =
                             ChunkFact { seq: found.seq, term: Default::default(), last_index: seal.prev.last_index };
                         return self.done(slot, call, StoreResult::SealTaken(fact));
                     }
                     let fact = found.fact();
-                    let result = if self.take_chunk(slot, call, &found) {
-                        StoreResult::SealTaken(fact)
-                    } else {
-                        StoreResult::Unknown
+                    let at = self.process(slot).and_then(|p| p.loaded);
+                    let result = match self.take_chunks(slot, call, at, &[found]) {
+                        Some(at) => {
+                            if let Some(process) = self.process(slot) {
+                                process.loaded = Some(at);
+                            }
+                            StoreResult::SealTaken(fact)
+                        }
+                        None => StoreResult::Unknown,
                     };
                     self.done(slot, call, result);
                 }
@@ -149,7 +131,7 @@ impl World {
                 _ => self.done(slot, call, StoreResult::Unknown),
             },
             Why::CheckSeal(call, seq) => match answer {
-                Answer::End(end) => self.done(slot, call, StoreResult::AnythingAfter(end > seq)),
+                Answer::Log { end, .. } => self.done(slot, call, StoreResult::AnythingAfter(end > seq)),
                 _ => self.done(slot, call, StoreResult::Unknown),
             },
             Why::Upload(term, seq) => self.uploaded(slot, term, seq, answer),
@@ -167,37 +149,83 @@ impl World {
         if process.abandoned.contains(&call) {
             return self.done(slot, call, StoreResult::Unknown);
         }
-        let Some(point) = process.known_point() else {
-            process.point = None;
+        let Some(point) = load.at else {
             return self.call(slot, life, Why::LoadSnapshot(call), Op::NewestSnapshot);
         };
         if point.seq >= load.end {
             process.load = None;
+            process.point = Some(point);
+            process.loaded = Some(point);
+            process.saw_point(point);
             let fact = ChunkFact { seq: point.seq, term: point.term, last_index: point.last.last_index };
             let end = (point.seq.0 > 0).then_some(fact);
             return self.done(slot, call, StoreResult::Loaded(end));
         }
-        self.call(slot, life, Why::LoadChunk(call), Op::GetChunk(point.seq.next()));
+        let next = point.seq.next();
+        match furthest(&load.segments, next) {
+            Some(key) => self.call(slot, life, Why::LoadSegment(call), Op::GetSegment(key)),
+            None => self.call(slot, life, Why::LoadChunk(call), Op::GetChunk(next)),
+        }
     }
 
-    /// Offers a chunk that follows the known point. False: it is not wanted, or does not follow.
-    fn take_chunk(&mut self, slot: usize, call: CallId, chunk: &Chunk) -> bool {
-        let Some(process) = self.process(slot) else { return false };
-        let Some(point) = process.known_point() else { return false };
-        if chunk.seq != point.seq.next() || chunk.prev.last_index != point.last.last_index {
-            return false;
+    fn take_or_give_up(&mut self, slot: usize, call: CallId, chunks: &[Chunk]) {
+        let at = self.process(slot).and_then(|p| p.load.as_ref()).filter(|l| l.call == call).and_then(|l| l.at);
+        match self.take_chunks(slot, call, at, chunks) {
+            Some(at) => self.loaded_to(slot, call, at),
+            None => self.done(slot, call, StoreResult::Unknown),
         }
-        let piece = LogPiece::Chunks { chunks: vec![chunk.fact()], prev: point.last, runs: chunk.runs() };
-        if !self.offer(slot, call, piece, &chunk.entries) {
-            return false;
-        }
-        let Some(process) = self.process(slot) else { return false };
-        let last = if chunk.entries.is_empty() { point.last } else { chunk.last() };
-        process.point = Some(Point { seq: chunk.seq, term: chunk.term, last });
-        true
     }
 
-    fn offer(&mut self, slot: usize, call: CallId, piece: LogPiece, entries: &[Arc<Entry>]) -> bool {
+    fn loaded_to(&mut self, slot: usize, call: CallId, at: Point) {
+        if let Some(load) = self.process(slot).and_then(|p| p.load.as_mut()).filter(|l| l.call == call) {
+            load.at = Some(at);
+        }
+        self.load_next(slot, call);
+    }
+
+    /// Offers chunks, those that follow `at`. `None`: they are not wanted, or do not follow.
+    fn take_chunks(&mut self, slot: usize, call: CallId, at: Option<Point>, chunks: &[Chunk]) -> Option<Point> {
+        let mut at = at?;
+        let begin = at;
+        let (mut facts, mut entries): (_, Vec<Arc<Entry>>) = (vec![], vec![]);
+        for chunk in chunks.iter().filter(|c| c.seq > begin.seq) {
+            if chunk.seq != at.seq.next() || chunk.prev.last_index != at.last.last_index {
+                return None;
+            }
+            facts.push(chunk.fact());
+            entries.extend(chunk.entries.iter().cloned());
+            let last = if chunk.entries.is_empty() { at.last } else { chunk.last() };
+            at = Point { seq: chunk.seq, term: chunk.term, last };
+        }
+        let piece = LogPiece::Chunks { chunks: facts, prev: begin.last, runs: runs_of(&entries) };
+        self.offer(slot, call, piece, Brought { entries: &entries, holes: None }).then_some(at)
+    }
+
+    fn take_snapshot(&mut self, slot: usize, call: CallId, snapshot: Option<Snapshot>) {
+        let load = self.process(slot).and_then(|p| p.load.as_ref()).filter(|l| l.call == call);
+        let Some(at) = load.map(|l| l.at) else { return self.done(slot, call, StoreResult::Unknown) };
+        let Some(snapshot) = snapshot else {
+            return match at {
+                None => self.loaded_to(slot, call, Point::default()),
+                Some(_) => self.done(slot, call, StoreResult::Unknown),
+            };
+        };
+        let Snapshot { covers, entries, holes } = snapshot;
+        if at.is_some_and(|at| at.seq >= covers.seq) {
+            return self.done(slot, call, StoreResult::Unknown);
+        }
+        let last = entries.last().map_or(Run::default(), |e| Run { term: e.term, last_index: e.index });
+        let runs = Runs::new(runs_of(&entries)).unwrap_or_default();
+        let piece = LogPiece::Snapshot { covers, runs };
+        if self.offer(slot, call, piece, Brought { entries: &entries, holes: Some(&holes) }) {
+            self.count("snapshot loaded");
+            self.loaded_to(slot, call, Point { seq: covers.seq, term: covers.term, last });
+        } else {
+            self.done(slot, call, StoreResult::Unknown);
+        }
+    }
+
+    fn offer(&mut self, slot: usize, call: CallId, piece: LogPiece, brought: Brought<'_>) -> bool {
         let now = self.clock(slot);
         let Some(process) = self.process(slot) else { return false };
         if process.abandoned.contains(&call) {
@@ -205,126 +233,16 @@ impl World {
         }
         let life = process.life;
         process.engine.handle(now, Event::LogPiece { call, piece });
-        self.drain(slot, entries);
+        self.drain_with(slot, brought);
         self.process(slot).is_some_and(|p| p.life == life && !p.abandoned.contains(&call))
     }
 
     fn sealed(&mut self, slot: usize, call: CallId, seal: &Chunk) {
         let Some(process) = self.process(slot) else { return };
-        process.point = Some(Point { seq: seal.seq, term: seal.term, last: seal.prev });
+        let point = Point { seq: seal.seq, term: seal.term, last: seal.prev };
+        process.loaded = Some(point);
+        process.point = Some(point);
+        process.saw_point(point);
         self.done(slot, call, StoreResult::Sealed(seal.fact()));
-    }
-
-    // ---- uploads ----
-
-    pub fn upload_soon(&mut self, slot: usize) {
-        let Some(process) = self.process(slot) else { return };
-        if process.uploads.is_some() && !process.upload_pending {
-            process.upload_pending = true;
-            let life = process.life;
-            self.input(slot, life, 1, Input::Upload);
-        }
-    }
-
-    pub fn upload(&mut self, slot: usize) {
-        let now = self.now;
-        let Some(process) = self.process(slot) else { return };
-        let (life, session) = (process.life, process.session);
-        let end = LogIndex(process.mem.len() as u64);
-        let Some(uploads) = &mut process.uploads else { return };
-        if uploads.in_flight.is_some() || end <= uploads.last.last_index {
-            uploads.since = now;
-            return;
-        }
-        let behind = (end.0 - uploads.last.last_index.0) as usize;
-        let due = uploads.at_once
-            || uploads.flush > uploads.last.last_index
-            || behind >= CHUNK_MAX
-            || now - uploads.since >= AGE;
-        if !due || !process.engine.may_start_chunk(uploads.term) {
-            return;
-        }
-        let from = uploads.last.last_index.0 as usize;
-        let chunk = Chunk {
-            seq: uploads.seq.next(),
-            term: uploads.term,
-            session,
-            prev: uploads.last,
-            entries: process.mem.iter().skip(from).take(CHUNK_MAX).cloned().collect(),
-        };
-        uploads.in_flight = Some(chunk.clone());
-        uploads.since = now;
-        let why = Why::Upload(chunk.term, chunk.seq);
-        self.call(slot, life, why, Op::Create(chunk));
-    }
-
-    fn uploaded(&mut self, slot: usize, term: Term, seq: ChunkSeq, answer: Answer) {
-        let Some(process) = self.process(slot) else { return };
-        let life = process.life;
-        let in_flight = process.uploads.as_ref().and_then(|u| u.in_flight.clone());
-        // An answer to what an earlier term of this process sent says nothing about this one.
-        let Some(chunk) = in_flight.filter(|c| (c.term, c.seq) == (term, seq)) else { return };
-        match answer {
-            Answer::Created(true) => self.chunk_landed(slot, &chunk),
-            Answer::Created(false) => self.call(slot, life, Why::UploadRead(term, seq), Op::GetChunk(chunk.seq)),
-            _ => self.repeat_upload(slot, chunk),
-        }
-    }
-
-    fn repeat_upload(&mut self, slot: usize, chunk: Chunk) {
-        let now = self.clock(slot);
-        self.count("chunk repeated");
-        let Some(process) = self.process(slot) else { return };
-        let life = process.life;
-        process.engine.store_answers(now, false);
-        self.drain(slot, &[]);
-        if self.process(slot).is_some_and(|p| p.uploads.as_ref().is_some_and(|u| u.in_flight.is_some())) {
-            // The same bytes again (R3).
-            let why = Why::Upload(chunk.term, chunk.seq);
-            self.call(slot, life, why, Op::Create(chunk));
-        }
-    }
-
-    fn upload_read(&mut self, slot: usize, term: Term, seq: ChunkSeq, answer: Answer) {
-        let now = self.clock(slot);
-        let skip = self.mutant == Some(netsy_protocol::mutant::Mutant::SkipOnConflict);
-        let Some(process) = self.process(slot) else { return };
-        let in_flight = process.uploads.as_ref().and_then(|u| u.in_flight.clone());
-        // An answer to what an earlier term of this process sent says nothing about this one.
-        let Some(chunk) = in_flight.filter(|c| (c.term, c.seq) == (term, seq)) else { return };
-        match answer {
-            Answer::Chunk(Some(found))
-                if (found.term, found.session, found.last()) == (chunk.term, chunk.session, chunk.last()) =>
-            {
-                self.chunk_landed(slot, &chunk);
-            }
-            Answer::Chunk(found) => {
-                if skip {
-                    if let Some(uploads) = process.uploads.as_mut() {
-                        uploads.in_flight = None;
-                        uploads.seq = chunk.seq;
-                    }
-                    return self.upload_soon(slot);
-                }
-                process.engine.chunk_taken(now, term, found.map(|f| f.term));
-                self.count("chunk taken");
-                self.drain(slot, &[]);
-            }
-            _ => self.repeat_upload(slot, chunk),
-        }
-    }
-
-    fn chunk_landed(&mut self, slot: usize, chunk: &Chunk) {
-        let now = self.clock(slot);
-        let Some(process) = self.process(slot) else { return };
-        let last = chunk.last();
-        if let Some(uploads) = &mut process.uploads {
-            uploads.in_flight = None;
-            (uploads.seq, uploads.last) = (chunk.seq, last);
-        }
-        process.point = Some(Point { seq: chunk.seq, term: chunk.term, last });
-        process.engine.chunk_landed(now, chunk.term, chunk.seq, last.last_index);
-        self.drain(slot, &[]);
-        self.upload_soon(slot);
     }
 }

@@ -1,9 +1,9 @@
 //! What happened, as only the simulator can know it: the one history, and every breach of it.
 
 use crate::bucket::Chunk;
-use netsy_api::ids::{ChunkSeq, LogIndex};
+use netsy_api::ids::{ChunkSeq, LogIndex, Term};
 use netsy_api::log::Entry;
-use netsy_protocol::manifest::Manifest;
+use netsy_protocol::manifest::{Manifest, Recovered};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,6 +14,11 @@ pub struct Truth {
     pub entries: Vec<Arc<Entry>>,
     /// The object log's entries.
     pub objects: Vec<Arc<Entry>>,
+    /// The newest recovery by an operator (R12), and when it landed.
+    pub recovered: Option<(Recovered, u64)>,
+    /// What was shown and lost by a recovery, as it was, and when that recovery landed.
+    pub lost: Vec<(Vec<Arc<Entry>>, u64)>,
+    pub now: u64,
     pub breaches: Vec<String>,
     pub counters: BTreeMap<&'static str, u64>,
 }
@@ -29,17 +34,43 @@ impl Truth {
         }
     }
 
-    /// A node shows `entry` as committed.
-    pub fn shown(&mut self, node: &str, entry: &Arc<Entry>) {
+    /// A node that accepts nothing below `term` shows `entry` as committed.
+    pub fn shown(&mut self, node: &str, term: Term, entry: &Arc<Entry>) {
         let at = entry.index.0 as usize;
         match self.entries.get(at - 1) {
             Some(known) if known == entry => {}
+            Some(known) if self.given_up(term, known.term) => {
+                self.lose(at - 1);
+                self.entries.push(entry.clone());
+            }
             Some(known) => self.breach(format!(
                 "{node} shows entry {at} of term {}, which was shown as one of term {}: {:?} / {:?}",
                 entry.term, known.term, entry.mutations, known.mutations
             )),
             None if at == self.entries.len() + 1 => self.entries.push(entry.clone()),
             None => self.breach(format!("{node} shows entry {at}, the last one shown was {}", self.entries.len())),
+        }
+    }
+
+    /// Whether an operator gave entries of term `old` up before `term` began (R12).
+    fn given_up(&self, term: Term, old: Term) -> bool {
+        self.recovered.is_some_and(|(recovered, _)| old < recovered.term && recovered.term <= term)
+    }
+
+    /// Entries after the first `keep` are lost by the newest recovery.
+    fn lose(&mut self, keep: usize) {
+        let Some((_, at)) = self.recovered else { return };
+        self.count("recovery lost entries");
+        let before = self.entries.clone();
+        self.entries.truncate(keep);
+        self.lost.push((before, at));
+    }
+
+    /// The log that the cluster goes on with ends at `end`: what an operator gave up beyond it is lost.
+    pub fn ends_at(&mut self, end: usize) {
+        let term = self.recovered.map_or(Term(0), |(recovered, _)| recovered.term);
+        if self.entries.get(end).is_some_and(|next| self.given_up(term, next.term)) {
+            self.lose(end);
         }
     }
 
@@ -74,6 +105,9 @@ impl Truth {
 
     pub fn manifest_written(&mut self, before: Option<&Manifest>, new: &Manifest) {
         let Some(before) = before else { return };
+        if let Some(recovered) = new.recovered.filter(|new| before.recovered.map(|r| r.term) != Some(new.term)) {
+            self.recovered = Some((recovered, self.now));
+        }
         if new.term < before.term || new.config_version <= before.config_version {
             self.breach(format!(
                 "the manifest went from term {} version {} to term {} version {}",

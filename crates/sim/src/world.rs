@@ -1,22 +1,20 @@
 //! The world: time, queue of events, nodes, links.
 
+use crate::background::Fold;
 use crate::bucket::{Answer, Bucket, Op};
 use crate::client::{Clients, Watcher};
-use crate::process::{Ask, Disk, Process, To};
+use crate::disk::{Disk, Point};
+use crate::process::{Ask, Process};
 use crate::rng::Rng;
 use crate::scenario::{Scenario, Weather};
 use crate::truth::Truth;
-use netsy_api::ids::{ChunkSeq, Incarnation, NodeId, Session, Term};
+use netsy_api::ids::{ChunkSeq, Incarnation, NodeId, Term};
 use netsy_api::log::Entry;
 use netsy_history::Outcome;
-use netsy_protocol::config::{RegisteredNode, Settings, Start, Stored};
-use netsy_protocol::engine::Engine;
 use netsy_protocol::event::{CallId, Event, StreamId};
-use netsy_protocol::manifest::ProcessId;
 use netsy_protocol::message::{Hello, Message, ToPrimary, ToReplica};
 use netsy_protocol::mutant::Mutant;
-use netsy_protocol::reconcile::Runs;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Why a process called object storage.
@@ -26,6 +24,7 @@ pub enum Why {
     Register,
     LoadList(CallId),
     LoadChunk(CallId),
+    LoadSegment(CallId),
     LoadSnapshot(CallId),
     Seal(CallId, crate::bucket::Chunk),
     SealRead(CallId, crate::bucket::Chunk),
@@ -39,18 +38,40 @@ pub enum Why {
 #[derive(Clone, Debug)]
 pub enum Input {
     Tick,
-    Message { from: usize, message: Message },
+    Message {
+        from: usize,
+        message: Message,
+    },
     PeerDown(usize),
     Synced,
     Storage(Why, Answer),
-    Hello { conn: u64, hello: Hello },
-    ToReplica { stream: StreamId, frame: ToReplica, entries: Vec<Arc<Entry>> },
-    ToPrimary { stream: StreamId, frame: ToPrimary },
+    Hello {
+        conn: u64,
+        hello: Hello,
+    },
+    /// With the Primary's word on how far the object log goes.
+    ToReplica {
+        stream: StreamId,
+        frame: ToReplica,
+        entries: Vec<Arc<Entry>>,
+        logged: Option<Point>,
+    },
+    ToPrimary {
+        stream: StreamId,
+        frame: ToPrimary,
+    },
     StreamClosed(StreamId),
     Leading(Term),
     Ask(Ask),
-    Forward { from: usize, life: u64, ask: Ask },
-    Forwarded { op: u64, outcome: Outcome },
+    Forward {
+        from: usize,
+        life: u64,
+        ask: Ask,
+    },
+    Forwarded {
+        op: u64,
+        outcome: Outcome,
+    },
     Write,
     Upload,
     Engine(Event),
@@ -70,7 +91,7 @@ pub enum Happening {
     Resume(usize),
     Heal(Healing),
     CleanUp { seq: ChunkSeq, through: ChunkSeq, slow: bool },
-    Probe,
+    Fold(Fold),
 }
 
 /// The end of a fault.
@@ -136,6 +157,9 @@ pub struct World {
     pub trace: bool,
     pub settled_at: Option<u64>,
     pub steps: u64,
+    /// Operations asked for, and faults that did something, so far.
+    pub asked: u64,
+    pub faults: u64,
 }
 
 impl World {
@@ -180,6 +204,8 @@ impl World {
             trace,
             settled_at: None,
             steps: 0,
+            asked: 0,
+            faults: 0,
             scenario,
         };
         for slot in 0..world.scenario.started {
@@ -238,6 +264,7 @@ impl World {
     pub fn step(&mut self) -> bool {
         let Some(((at, _), what)) = self.queue.pop_first() else { return false };
         self.now = at;
+        self.truth.now = at;
         self.steps += 1;
         match what {
             Happening::To { slot, life, input } => self.deliver(slot, life, input),
@@ -258,7 +285,7 @@ impl World {
             Happening::Resume(slot) => self.resume(slot),
             Happening::Heal(healing) => self.heal(healing),
             Happening::CleanUp { seq, through, slow } => self.clean_up(seq, through, slow),
-            Happening::Probe => {}
+            Happening::Fold(fold) => self.fold(fold),
         }
         true
     }
@@ -299,258 +326,6 @@ impl World {
         }
     }
 
-    // ---- starting and ending processes ----
-
-    pub fn boot(&mut self, slot: usize) {
-        let fresh = self.rng.wide();
-        let life = self.fresh();
-        let Some(place) = self.slots.get_mut(slot) else { return };
-        if place.process.is_some() || place.booting.is_some() || place.halted.is_some() {
-            return;
-        }
-        place.booting = Some(life);
-        place.paused = false;
-        place.deferred.clear();
-        place.restart_after = None;
-        place.disk.get_or_insert_with(|| Disk::new(fresh));
-        // R11: the stored counter is compared before it is raised, or starts that fail would bring a restored backup's
-        // counter past the registration's.
-        self.call(slot, life, Why::Register, Op::ReadRegistration(node_id(slot)));
-    }
-
-    fn register(&mut self, slot: usize, life: u64) {
-        let Some(place) = self.slots.get(slot) else { return };
-        let Some(disk) = &place.disk else { return };
-        let node = RegisteredNode {
-            node_id: place.id.clone(),
-            incarnation: disk.incarnation,
-            stopped: false,
-            address: place.id.to_string(),
-        };
-        let expected = self.bucket.registered(&place.id);
-        let op = Op::Register { node, boot: disk.boot, by: life, expected };
-        self.call(slot, life, Why::Register, op);
-    }
-
-    fn registered(&mut self, slot: usize, life: u64, answer: Answer) {
-        let fresh = self.rng.wide();
-        match answer {
-            Answer::Registration(known) => {
-                let forget = self.mutant == Some(Mutant::ForgetBootCounter);
-                let Some(disk) = self.slots.get_mut(slot).and_then(|p| p.disk.as_mut()) else { return };
-                let behind = known.is_some_and(|(inc, boot)| inc == disk.incarnation && boot > disk.boot);
-                if behind && !forget {
-                    *disk = Disk::new(fresh);
-                    self.truth.count("restored backup set aside");
-                }
-                if let Some(disk) = self.slots.get_mut(slot).and_then(|p| p.disk.as_mut()) {
-                    disk.boot += 1;
-                }
-                self.register(slot, life);
-            }
-            Answer::Registered(true) => self.begin(slot, life),
-            Answer::Registered(false) => {
-                // R11: a restored backup.
-                let Some(place) = self.slots.get_mut(slot) else { return };
-                let Some(disk) = &mut place.disk else { return };
-                *disk = Disk::new(fresh);
-                disk.boot = 1;
-                self.count("restored backup set aside");
-                self.register(slot, life);
-            }
-            _ => self.call(slot, life, Why::Register, Op::ReadRegistration(node_id(slot))),
-        }
-    }
-
-    fn begin(&mut self, slot: usize, life: u64) {
-        let seed = self.rng.wide();
-        let now = self.clock(slot);
-        let settings: Settings = self.scenario.settings.clone();
-        let mutant = self.mutant;
-        let entries_from = self.entries_from;
-        let Some(place) = self.slots.get_mut(slot) else { return };
-        let Some(disk) = &mut place.disk else { return };
-        place.booting = None;
-        let session = Session(u128::from(life) | 1 << 64);
-        let mem = disk.log.clone();
-        disk.visible = disk.visible.min(mem.last().map_or(Default::default(), |e| e.index));
-        let mut store = crate::process::new_store();
-        for entry in mem.iter().take(disk.visible.0 as usize) {
-            if let Err(error) = store.apply(entry.clone()) {
-                self.truth.breach(format!("n{slot}: a stored entry cannot be applied: {error}"));
-                return;
-            }
-        }
-        store.set_visible(disk.visible);
-        let runs = Runs::new(crate::bucket::runs_of(&mem)).unwrap_or_default();
-        let start = Start {
-            cluster_id: "sim".into(),
-            me: ProcessId { node_id: place.id.clone(), incarnation: disk.incarnation, session },
-            address: place.id.to_string(),
-            settings,
-            stored: Stored { promised: disk.promised, runs, visible: disk.visible, led: disk.led },
-            seed,
-            nodes: vec![],
-        };
-        let mut engine = Engine::broken(now, start, mutant);
-        engine.set_entries_from(netsy_api::ids::LogIndex(entries_from));
-        place.process = Some(Process {
-            life,
-            session,
-            engine,
-            store,
-            mem,
-            queue: VecDeque::new(),
-            syncing: None,
-            requests: VecDeque::new(),
-            writing: false,
-            leading: None,
-            waiting: VecDeque::new(),
-            reads: VecDeque::new(),
-            renewals: VecDeque::new(),
-            stalled: vec![],
-            forwarded: BTreeMap::new(),
-            catching_up: vec![],
-            senders: BTreeMap::new(),
-            conns: BTreeMap::new(),
-            next_stream: 1_000_000,
-            uploads: None,
-            upload_pending: false,
-            load: None,
-            abandoned: Default::default(),
-            point: None,
-            floor: netsy_api::ids::Revision(-1),
-            next_lease_tick: 0,
-            next_compaction: now + 3_000,
-            compacted_at: vec![],
-            told_down: Default::default(),
-            halted: None,
-        });
-        self.count("start");
-        self.log(slot, || format!("starts as process {life}"));
-        self.input(slot, life, 1, Input::Tick);
-        self.drain(slot, &[]);
-    }
-
-    /// kill -9.
-    pub fn crash(&mut self, slot: usize) {
-        let cut = self.rng.bits();
-        let Some(place) = self.slots.get_mut(slot) else { return };
-        place.booting = None;
-        place.paused = false;
-        place.deferred.clear();
-        let Some(process) = place.process.take() else { return };
-        // Of what was on its way to the disk, some may have arrived, in order.
-        if let (Some(upto), Some(disk)) = (process.syncing, &mut place.disk) {
-            let batch: Vec<_> = process.queue.into_iter().take_while(|(seq, _)| *seq <= upto).collect();
-            let arrived = (cut % (batch.len() as u64 + 1)) as usize;
-            for (_, op) in batch.into_iter().take(arrived) {
-                disk.apply(op);
-            }
-        }
-        let life = process.life;
-        self.log(slot, || format!("process {life} ends"));
-        self.process_gone(slot, life);
-    }
-
-    /// Others notice: connections break.
-    pub fn process_gone(&mut self, slot: usize, life: u64) {
-        let mut closed = vec![];
-        for conn in self.conns.values_mut().filter(|c| c.open) {
-            if (conn.replica.0, conn.replica.1) == (slot, life) {
-                conn.open = false;
-                if let Some(stream) = conn.primary_stream {
-                    closed.push((conn.primary.0, conn.primary.1, stream));
-                }
-            } else if conn.primary == (slot, life) {
-                conn.open = false;
-                closed.push(conn.replica);
-            }
-        }
-        for (other, life, stream) in closed {
-            if self.linked(slot, other) {
-                let delay = self.rng.range(1, 5);
-                self.input(other, life, delay, Input::StreamClosed(stream));
-            }
-        }
-        for other in 0..self.slots.len() {
-            let Some(life) = self.slots.get(other).and_then(|s| s.process.as_ref()).map(|p| p.life) else { continue };
-            if other != slot && self.linked(slot, other) {
-                let delay = self.rng.range(1, 5);
-                self.input(other, life, delay, Input::PeerDown(slot));
-            }
-        }
-        self.clients_lose(slot, life);
-    }
-
-    // ---- network ----
-
-    pub fn linked(&self, from: usize, to: usize) -> bool {
-        self.cut.get(from).and_then(|row| row.get(to)).is_none_or(|cut| *cut == 0)
-    }
-
-    pub fn latency(&mut self) -> u64 {
-        if self.rng.chance(self.weather.late) { self.rng.range(50, 3_000) } else { self.rng.range(0, 2) }
-    }
-
-    pub fn send(&mut self, from: usize, to: usize, message: Message) {
-        if !self.linked(from, to) || self.rng.chance(self.weather.lost) {
-            return;
-        }
-        let copies = if self.rng.chance(self.weather.doubled) { 2 } else { 1 };
-        for _ in 0..copies {
-            let delay = self.latency();
-            match self.slots.get(to).and_then(|s| s.process.as_ref()).map(|p| p.life) {
-                Some(life) => self.input(to, life, delay, Input::Message { from, message: message.clone() }),
-                None => {
-                    // Refused: nobody listens there.
-                    let life = self.slots.get(from).and_then(|s| s.process.as_ref()).map(|p| p.life);
-                    if let (Some(life), true) = (life, self.linked(to, from)) {
-                        self.input(from, life, 1, Input::PeerDown(to));
-                    }
-                }
-            }
-        }
-    }
-
-    // ---- object storage ----
-
-    pub fn call(&mut self, slot: usize, life: u64, why: Why, op: Op) {
-        let (mut low, mut high) = self.weather.store_ms;
-        if matches!(op, Op::GetChunk(_)) {
-            // Chunks are read many at a time.
-            (low, high) = (low / 16, high / 16);
-        }
-        let there = self.rng.range(low, high) / 2 + 1;
-        let back = self.rng.range(low, high) / 2 + 1;
-        let timeout = self.rng.range(500, 3_000);
-        let unknown = Input::Storage(why.clone(), Answer::Unknown);
-        let cut = self.store_down > 0 || self.slots.get(slot).is_some_and(|s| s.store_cut > 0);
-        if cut {
-            let delay = if self.rng.chance(500) { timeout } else { 5 };
-            return self.input(slot, life, delay, unknown);
-        }
-        let roll = self.rng.below(1000);
-        let Weather { store_lost, store_unanswered, store_late, .. } = self.weather;
-        let (lands, answered) = if roll < store_lost {
-            (None, false)
-        } else if roll < store_lost + store_unanswered {
-            (Some(there), false)
-        } else if roll < store_lost + store_unanswered + store_late {
-            self.truth.count("store call lands late");
-            (Some(timeout + self.rng.range(1, 20_000)), false)
-        } else {
-            (Some(there), true)
-        };
-        if !answered {
-            self.input(slot, life, timeout, unknown);
-        }
-        if let Some(delay) = lands {
-            let answer_at = answered.then_some(self.now + delay + back);
-            self.after(delay, Happening::Lands { op, slot, life, why, answer_at });
-        }
-    }
-
     /// A node's identity as a voter, if its disk is still there.
     pub fn incarnation(&self, node: &NodeId) -> Option<Incarnation> {
         self.slots.iter().find(|s| s.id == *node).and_then(|s| s.disk.as_ref()).map(|d| d.incarnation)
@@ -558,20 +333,6 @@ impl World {
 
     pub fn slot_of(&self, node: &NodeId) -> Option<usize> {
         self.slots.iter().position(|s| s.id == *node)
-    }
-
-    pub fn answer(&mut self, to: To, outcome: Outcome) {
-        match to {
-            To::Client(op) => {
-                let delay = self.rng.range(0, 2);
-                self.after(delay, Happening::ClientAnswer { op, outcome });
-            }
-            To::Node { slot, life, op } => {
-                let delay = self.latency();
-                self.input(slot, life, delay, Input::Forwarded { op, outcome });
-            }
-            To::Nobody => {}
-        }
     }
 }
 

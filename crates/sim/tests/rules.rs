@@ -782,3 +782,43 @@ fn a_released_lease_is_not_used_again_while_the_release_stands() {
     assert!(matches!(bench.read(), ReadStart::Now(_)), "it is taken back first");
     assert_eq!(bench.manifest.released, None);
 }
+
+/// To whom the Elector was asked to give the next term.
+fn wished(bench: &Bench) -> Option<NodeId> {
+    bench.seen.iter().find_map(|c| match c {
+        Command::Send { message: Message::HandOver { to, .. }, .. } => to.clone(),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_primary_whose_disk_is_full_hands_over_to_one_that_can_write() {
+    let mut bench = primary(None);
+    bench.hold_disk = true;
+    assert!(bench.append(11));
+    // n1 and n2 hold the entry, which is thereby committed; n0's own disk has no room for it.
+    bench.receipt(1, 1, 11);
+    bench.receipt(2, 2, 11);
+    assert_eq!(bench.shown(), 11);
+    bench.tell(Event::DiskFull(true));
+    bench.pass(500);
+    assert_eq!(wished(&bench), None, "a disk may be full for a moment");
+    for _ in 0..40 {
+        bench.pass(100);
+        bench.receipt(1, 1, 11);
+        bench.receipt(2, 2, 11);
+    }
+    assert!(wished(&bench).is_some_and(|to| to != node(0)), "it hands over");
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::Paused);
+}
+
+#[test]
+fn a_disk_that_has_room_again_keeps_its_primary() {
+    let mut bench = primary(None);
+    bench.tell(Event::DiskFull(true));
+    bench.pass(800);
+    bench.tell(Event::DiskFull(false));
+    bench.pass(3_000);
+    assert_eq!(wished(&bench), None);
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
+}

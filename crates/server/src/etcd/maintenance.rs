@@ -24,6 +24,7 @@ pub(super) async fn node_status(service: &Service, _: UnaryContext, _: StatusReq
     if status.leader_member_id == 0 {
         errors.push(no_leader().message.into_owned());
     }
+    errors.extend(status.quorum_lost);
     errors.extend(status.alarms.iter().map(|(member, kind)| format!("memberID:{member} alarm:{}", alarm_name(*kind))));
     Ok(Body::of(&StatusResponse {
         header: Some(service.header()),

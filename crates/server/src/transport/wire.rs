@@ -15,12 +15,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// From here on the buffer is written out without waiting for more.
-const WRITE_BYTES: usize = 64 << 10;
+/// From here on the buffer is written out without waiting for more. Each write of a long answer may wake the client's
+/// thread, which costs more than copying what is written: hence few large ones.
+const WRITE_BYTES: usize = 256 << 10;
 /// The most the buffer takes while the socket does not.
-const HELD_BYTES_MAX: usize = 256 << 10;
+const HELD_BYTES_MAX: usize = 512 << 10;
+/// After a write of this size other threads get the processor: what answers and commits small writes waits behind
+/// long answers else, for as long as the kernel lets a thread run.
+const YIELDING_BYTES: usize = 32 << 10;
 /// What one connection writes before the other tasks of its thread get a turn.
-const TURN_BYTES: usize = 256 << 10;
+const TURN_BYTES: usize = 1 << 20;
 /// A buffer larger than this is given back once everything is written out.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 /// A write of this size is likely one of many: room for all of them is made at once.
@@ -163,6 +167,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
             }
             self.traffic.sent(n);
             self.out_sent += n;
+            if n >= YIELDING_BYTES {
+                std::thread::yield_now();
+            }
         }
         self.out_sent = 0;
         self.out.clear();

@@ -29,7 +29,8 @@ async fn trouble(service: &Service, query: Query<'_>) -> Option<String> {
         return None;
     }
     if !service.has_leader() {
-        return Some("RAFT NO LEADER".to_owned());
+        let why = status.quorum_lost.map(|why| format!(": {why}")).unwrap_or_default();
+        return Some(format!("RAFT NO LEADER{why}"));
     }
     linearizable_read(service).await.err().map(|reason| format!("RANGE ERROR:{reason}"))
 }

@@ -71,9 +71,11 @@ fn node(service: &Service, page: &mut Page) {
     page.gauge("etcd_server_has_leader", "Whether a leader is known.", u8::from(has_leader));
     let leads = has_leader && status.leader_member_id == identity.member_id();
     page.gauge("etcd_server_is_leader", "Whether this node is the leader.", u8::from(leads));
-    page.gauge("etcd_server_is_learner", "Whether this node has no vote.", 0);
-    // A node that is not elected any more ends, so it has seen one election: its own.
-    page.counter("etcd_server_leader_changes_seen_total", "Elections this process has seen.", u8::from(leads));
+    page.gauge("etcd_server_is_learner", "Whether this node has no vote.", u8::from(service.node.is_learner()));
+    let help = "Elections this process has seen.";
+    page.count("etcd_server_leader_changes_seen_total", help, &service.node.metrics().leader_changes);
+    let help = "Voters that the cluster waits for, as it has lost its quorum.";
+    page.gauge("netsy_quorum_missing_voters", help, status.missing_voters);
     page.gauge("netsy_term", "The term of the Primary.", status.term.0);
     page.gauge("etcd_server_proposals_committed_total", "Index of the newest committed entry.", status.index.0);
     page.gauge("etcd_server_proposals_applied_total", "Index of the newest applied entry.", status.applied_index.0);

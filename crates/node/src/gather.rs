@@ -1,0 +1,89 @@
+//! How long the next chunk waits for those who were just answered, where only the object log commits.
+//!
+//! A client that waits for each answer writes again right after it. Were the next chunk begun at the instant the one
+//! before has landed, it would take the few whose writes were quickest, and all others would wait for two calls, time
+//! after time. So it waits until as many have come as were just answered, as long as they keep coming, and never
+//! longer than a part of what the call itself takes.
+
+use std::time::{Duration, Instant};
+
+/// The whole wait is at most the time of a call divided by this.
+const WAIT_PART: u32 = 4;
+/// It ends when nothing has come for the time of a call divided by this.
+const IDLE_PART: u32 = 16;
+
+/// Of one uploader: its last chunk.
+#[derive(Debug, Default)]
+pub(crate) struct Gather {
+    landed: Option<Landed>,
+}
+
+#[derive(Debug)]
+struct Landed {
+    at: Instant,
+    /// How long its creation took.
+    call: Duration,
+    /// Entries that the next chunk is likely to have: as many as this one carried, and those that came meanwhile.
+    likely: usize,
+}
+
+impl Gather {
+    /// A chunk of `carried` entries has landed after `call`, while `waiting` others had come.
+    pub(crate) fn landed(&mut self, at: Instant, call: Duration, carried: usize, waiting: usize) {
+        self.landed = Some(Landed { at, call, likely: carried + waiting });
+    }
+
+    /// How long to wait for more, where `waiting` entries are there and the last of them came at `arrived`. `None`: not
+    /// at all.
+    pub(crate) fn wait(&self, now: Instant, waiting: usize, arrived: Option<Instant>) -> Option<Duration> {
+        let Landed { at, call, likely } = self.landed.as_ref()?;
+        if waiting >= *likely {
+            return None;
+        }
+        let quiet_since = arrived.map_or(*at, |arrived| arrived.max(*at));
+        let end = (*at + *call / WAIT_PART).min(quiet_since + *call / IDLE_PART);
+        end.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: Duration = Duration::from_millis(32);
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn the_first_chunk_and_one_client_wait_for_nobody() {
+        let start = Instant::now();
+        let mut gather = Gather::default();
+        assert_eq!(gather.wait(start, 1, Some(start)), None);
+        gather.landed(start, CALL, 1, 0);
+        assert_eq!(gather.wait(start + ms(1), 1, Some(start + ms(1))), None, "it came back: all are there");
+    }
+
+    #[test]
+    fn those_answered_are_waited_for_while_they_keep_coming() {
+        let start = Instant::now();
+        let mut gather = Gather::default();
+        gather.landed(start, CALL, 500, 500);
+        assert_eq!(gather.wait(start, 500, Some(start - ms(5))), Some(ms(2)));
+        assert_eq!(gather.wait(start + ms(1), 600, Some(start + ms(1))), Some(ms(2)));
+        assert_eq!(gather.wait(start + ms(3), 999, Some(start + ms(3))), Some(ms(2)));
+        assert_eq!(gather.wait(start + ms(4), 1_000, Some(start + ms(4))), None, "all are there");
+    }
+
+    #[test]
+    fn a_pause_or_a_quarter_of_the_call_ends_it() {
+        let start = Instant::now();
+        let mut gather = Gather::default();
+        gather.landed(start, CALL, 500, 0);
+        assert_eq!(gather.wait(start + ms(2), 100, Some(start)), None, "nothing came for 2 ms");
+        assert_eq!(gather.wait(start + ms(7), 100, Some(start + ms(7))), Some(ms(1)), "the rest of 8 ms");
+        assert_eq!(gather.wait(start + ms(8), 100, Some(start + ms(8))), None);
+        assert_eq!(gather.wait(start + ms(500), 100, Some(start + ms(500))), None, "long after, at once");
+    }
+}
