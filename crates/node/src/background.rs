@@ -239,3 +239,18 @@ async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), Strin
     }
     Ok(())
 }
+
+/// Ends the watch streams that want a leader where there is none for too long; clients go to another node.
+pub(crate) async fn leaderless(node: Arc<Inner>) {
+    let mut leader = node.leader.subscribe();
+    loop {
+        tokio::select! {
+            () = node.wait_ended() => return,
+            () = node.leader_lost() => node.hub().leader_lost(),
+        }
+        tokio::select! {
+            () = node.wait_ended() => return,
+            found = leader.wait_for(|leader| leader.primary.is_some()) => if found.is_err() { return },
+        }
+    }
+}

@@ -34,6 +34,8 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 /// How long a request may wait for its answer: etcd's 5 s plus twice its election timeout.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
+/// Streams that want a leader (`hasleader`) end after this long without one: etcd's three election timeouts.
+pub(crate) const LEADER_LOST_AFTER: Duration = Duration::from_secs(3);
 /// Answers that may wait for a commit; past it writes are refused.
 const WAITING_ANSWERS_MAX: usize = 100_000;
 
@@ -223,6 +225,7 @@ impl Node {
         tokio::spawn(background::figures(inner.clone()));
         tokio::spawn(background::physical_compaction(inner.clone()));
         tokio::spawn(snapshotter::run(inner.clone()));
+        tokio::spawn(background::leaderless(inner.clone()));
         Ok(Self(inner))
     }
 
@@ -544,6 +547,19 @@ impl Inner {
         }
         let new = Leadership { primary, here };
         self.leader.send_if_modified(|known| std::mem::replace(known, new.clone()) != new);
+    }
+
+    /// Resolves once nobody was known to lead for [`LEADER_LOST_AFTER`].
+    pub(crate) async fn leader_lost(&self) {
+        let mut leader = self.leader.subscribe();
+        loop {
+            // The sender lives as long as self.
+            let _ = leader.wait_for(|leader| leader.primary.is_none()).await;
+            let found = leader.wait_for(|leader| leader.primary.is_some());
+            if tokio::time::timeout(LEADER_LOST_AFTER, found).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The node cannot go on, or stops.

@@ -4,7 +4,7 @@ use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
-use crate::reports;
+use crate::reads::linearized;
 use crate::writer::Written;
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, NodeId, Position, Revision, Term};
@@ -191,7 +191,7 @@ impl Node {
             metrics.bucket_fault().filter(|_| needed).map(|e| format!("object storage: {e}"))
         });
         let lost = node.driver.seen.quorum_lost();
-        let fault = fault.or_else(|| lost.as_ref().map(reports::explain));
+        let fault = fault.or_else(|| lost.as_ref().map(|(text, _)| text.clone()));
         let stopping = node.is_stopping();
         let committed = node.ask_engine(|engine, _| engine.committed());
         let store = node.store.read();
@@ -207,8 +207,8 @@ impl Node {
             keys: store.key_count() as u64,
             leases: store.lease_count() as u64,
             ready: if stopping { Err("the node is stopping".into()) } else { fault.map_or(Ok(()), Err) },
-            quorum_lost: lost.as_ref().map(reports::explain),
-            missing_voters: lost.map_or(0, |lost| lost.missing.len()),
+            missing_voters: lost.as_ref().map_or(0, |(_, missing)| *missing),
+            quorum_lost: lost.map(|(text, _)| text),
         }
     }
 

@@ -1,10 +1,9 @@
-//! A graceful stop, and what an operator may ask for (section 4).
+//! A graceful stop (section 4).
 
 use crate::error::Unavailable;
 use crate::failpoint;
 use crate::load_log;
 use crate::node::{Ended, Inner, Node};
-use netsy_api::ids::NodeId;
 use netsy_localdb as localdb;
 use netsy_protocol::event::Event;
 use std::sync::Arc;
@@ -53,30 +52,6 @@ impl Node {
     /// Whether other nodes are connected.
     pub fn has_company(&self) -> bool {
         self.0.peers().is_some_and(|peers| !peers.connected().is_empty())
-    }
-
-    /// Has another node be Primary; `None`: whichever is best. Returns once this node is not Primary any more, or
-    /// says why it still is.
-    pub async fn move_primary(&self, to: Option<NodeId>) -> Result<(), String> {
-        let node = &self.0;
-        let term = node.term();
-        *node.driver.seen.declined.lock() = None;
-        node.engine(|engine, now| engine.handle(now, Event::MovePrimary(to)));
-        let mut leader = node.leader.subscribe();
-        loop {
-            let now = leader.borrow_and_update().clone();
-            if !now.here && now.primary.is_some() || node.term() > term {
-                return Ok(());
-            }
-            if let Some(why) = node.driver.seen.declined.lock().take() {
-                return Err(why);
-            }
-            tokio::select! {
-                changed = leader.changed() => if changed.is_err() { return Err("the node is gone".to_string()) },
-                () = node.wait_ended() => return Err("the node has ended".to_string()),
-                () = tokio::time::sleep(Duration::from_millis(20)) => {}
-            }
-        }
     }
 }
 

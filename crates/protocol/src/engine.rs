@@ -618,6 +618,11 @@ impl Engine {
         self.log.runs().term_at(index)
     }
 
+    /// The last entry here of the terms before `term`.
+    pub fn log_before(&self, term: Term) -> LogIndex {
+        self.log.runs().before(term)
+    }
+
     /// The promise (R2), durable or on its way.
     pub fn promised(&self) -> Term {
         self.log.promised()

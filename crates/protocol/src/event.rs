@@ -152,7 +152,8 @@ pub enum Event {
         /// At least 1.
         copies_min: Option<usize>,
     },
-    /// An operator says that these nodes are gone for good (R12).
+    /// An operator says that the databases with which these nodes vote are gone for good (R12). A node that runs under
+    /// its name with another one is no reason against it.
     Recover {
         /// They.
         lost: Vec<NodeId>,
