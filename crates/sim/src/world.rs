@@ -102,6 +102,7 @@ pub enum Healing {
     Store(usize),
     StoreAll,
     Disk(usize),
+    FullDisk(usize),
 }
 
 /// A stream between two processes.
@@ -126,6 +127,7 @@ pub struct Slot {
     pub paused: bool,
     pub deferred: Vec<Input>,
     pub slow_disk: u32,
+    pub full_disk: u32,
     pub store_cut: u32,
     pub offset: u64,
     pub rate_ppm: u64,
@@ -175,6 +177,7 @@ impl World {
                 paused: false,
                 deferred: vec![],
                 slow_disk: 0,
+                full_disk: 0,
                 store_cut: 0,
                 offset: rng.range(1_000, 1_000_000),
                 rate_ppm: 1_000_000 - scenario.drift_ppm / 2 + rng.below(scenario.drift_ppm + 1),
