@@ -4,7 +4,6 @@ use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
-use crate::reads::linearized;
 use crate::writer::Written;
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, NodeId, Position, Revision, Term};
