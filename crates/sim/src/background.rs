@@ -94,7 +94,8 @@ impl World {
             return self.truth.count("fold broken off");
         }
         let unchecked = self.mutant == Some(Mutant::FoldUnchecked);
-        let pause = |world: &mut World, slow: bool| if slow { world.rng.range(10, 900) } else { world.rng.range(0, 20) };
+        let pause =
+            |world: &mut World, slow: bool| if slow { world.rng.range(10, 900) } else { world.rng.range(0, 20) };
         match fold {
             Fold::Read { run, mut got, slow } => {
                 let next = ChunkSeq(run.0.0 + got.len() as u64);

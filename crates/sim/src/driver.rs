@@ -211,6 +211,10 @@ impl World {
                     place.halted = Some(why);
                 }
             }
+            Command::Left => {
+                self.count("left");
+                self.input(slot, life, 5, Input::Engine(Event::Finish));
+            }
             Command::Stopped { undone } => {
                 self.count(if undone.is_empty() { "stopped gracefully" } else { "stop left undone" });
                 self.log(slot, || format!("stopped: {undone}"));

@@ -169,7 +169,10 @@ impl World {
             .map(|v| v.node_id.clone())
             .collect();
         let alive: Vec<usize> = (0..self.slots.len())
-            .filter(|slot| self.slots.get(*slot).is_some_and(|s| s.process.is_some() && !s.paused))
+            .filter(|slot| {
+                // Also one that runs with another database than the one that is given up.
+                self.slots.get(*slot).is_some_and(|s| s.process.is_some() && !s.paused)
+            })
             .collect();
         let Some(alive) = self.rng.pick(&alive).copied() else { return false };
         if lost.is_empty() {

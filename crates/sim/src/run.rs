@@ -239,13 +239,8 @@ fn check_history(world: &mut World, states: Vec<NodeState>) -> Option<String> {
         nodes_never_go_back: false,
     };
     let watches = world.watchers.iter().flat_map(|w| w.over.iter().chain([&w.record])).cloned().collect();
-    let mut history = History {
-        ops: std::mem::take(&mut world.clients.ops),
-        watches,
-        log: log(&world.truth.entries),
-        states,
-        rules,
-    };
+    let mut history =
+        History { ops: std::mem::take(&mut world.clients.ops), watches, log: log(&world.truth.entries), states, rules };
     world.truth.counters.insert("ops", history.ops.len() as u64);
     if world.trace {
         show(world, &history);

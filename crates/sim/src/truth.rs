@@ -90,7 +90,8 @@ impl Truth {
 
     pub fn manifest_written(&mut self, before: Option<&Manifest>, new: &Manifest) {
         let Some(before) = before else { return };
-        if let Some(recovered) = new.recovered.filter(|_| new.recovered != before.recovered) {
+        // By term: its index is corrected once R4 tells.
+        if let Some(recovered) = new.recovered.filter(|new| before.recovered.map(|r| r.term) != Some(new.term)) {
             // Of several that nobody led after, the first one ended what was before.
             let at = self.recovered.map_or(self.now, |(_, at)| at);
             self.recovered = Some((recovered, at));

@@ -38,19 +38,40 @@ pub enum Why {
 #[derive(Clone, Debug)]
 pub enum Input {
     Tick,
-    Message { from: usize, message: Message },
+    Message {
+        from: usize,
+        message: Message,
+    },
     PeerDown(usize),
     Synced,
     Storage(Why, Answer),
-    Hello { conn: u64, hello: Hello },
+    Hello {
+        conn: u64,
+        hello: Hello,
+    },
     /// With the Primary's word on how far the object log goes.
-    ToReplica { stream: StreamId, frame: ToReplica, entries: Vec<Arc<Entry>>, logged: Option<Point> },
-    ToPrimary { stream: StreamId, frame: ToPrimary },
+    ToReplica {
+        stream: StreamId,
+        frame: ToReplica,
+        entries: Vec<Arc<Entry>>,
+        logged: Option<Point>,
+    },
+    ToPrimary {
+        stream: StreamId,
+        frame: ToPrimary,
+    },
     StreamClosed(StreamId),
     Leading(Term),
     Ask(Ask),
-    Forward { from: usize, life: u64, ask: Ask },
-    Forwarded { op: u64, outcome: Outcome },
+    Forward {
+        from: usize,
+        life: u64,
+        ask: Ask,
+    },
+    Forwarded {
+        op: u64,
+        outcome: Outcome,
+    },
     Write,
     Upload,
     Engine(Event),

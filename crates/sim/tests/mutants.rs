@@ -43,7 +43,7 @@ const SEEDS: &[(Mutant, u64)] = &[
     (Mutant::NoTailUpload, 7),
     (Mutant::OverwriteChunks, 1),
     (Mutant::ReadBeforeReady, 2),
-    (Mutant::RecoverByTimer, 3),
+    (Mutant::RecoverByTimer, 37),
     (Mutant::ReplicaAheadOfPrimary, 8),
     (Mutant::ResumeTerm, 4),
     (Mutant::SealsDeleted, 124),
