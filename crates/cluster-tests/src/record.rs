@@ -28,6 +28,8 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     /// Set to end all clients between two operations.
     pub stop: AtomicBool,
+    /// Set to have them wait between two operations.
+    pub rest: AtomicBool,
     /// How often each error was told that leaves an outcome open.
     open: Mutex<BTreeMap<String, usize>>,
 }
@@ -43,6 +45,7 @@ impl Shared {
             revision: AtomicI64::new(1),
             acknowledged: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            rest: AtomicBool::new(false),
             open: Mutex::default(),
         })
     }

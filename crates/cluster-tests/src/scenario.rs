@@ -207,6 +207,12 @@ pub enum Fault {
     StoreOk,
     /// Ask the Primary to hand over (etcd's MoveLeader).
     MovePrimary,
+    /// Clients do nothing new until told to work.
+    Rest,
+    /// They go on.
+    Work,
+    /// An operator gives databases up (R12): `netsy recover`, asked at one node, and confirmed.
+    Recover { node: Who, lost: Who },
     /// No fault: the manifest's voters are these nodes, and no others, at the latest after so many seconds.
     Voters { node: Who, within: f64 },
     /// No fault: a write is acknowledged within so many seconds.
