@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "netsy/legacy.proto",
             "netsy/peer.proto",
             "netsy/engine.proto",
+            "netsy/operator.proto",
         ],
         ["proto"],
     )?;

@@ -35,6 +35,9 @@ mod generated {
         pub mod engine {
             tonic::include_proto!("netsy.engine");
         }
+        pub mod operator {
+            tonic::include_proto!("netsy.operator");
+        }
         pub mod peer {
             tonic::include_proto!("netsy.peer");
         }
@@ -50,5 +53,7 @@ pub use generated::netsy::engine;
 pub use generated::netsy::file;
 /// Messages of Netsy 1.0's files (schema 0), read only.
 pub use generated::netsy::legacy;
+/// What operators ask of a node.
+pub use generated::netsy::operator;
 /// What carries them, and the log, and clients' requests that are passed on.
 pub use generated::netsy::peer;

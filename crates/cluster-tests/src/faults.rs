@@ -117,7 +117,7 @@ impl Faults {
             Fault::StoreSlow { ms } => cluster.store.set(Mode::Slow(Duration::from_millis(*ms)))?,
             Fault::StoreFails { percent } => cluster.store.fail(*percent)?,
             Fault::StoreOk => cluster.store.well(),
-            Fault::MovePrimary => return self.move_primary(cluster).await,
+            Fault::MovePrimary { apart } => return self.move_primary(cluster, *apart).await,
             Fault::Cure => self.cure(cluster)?,
             Fault::Rest => shared.rest.store(true, Ordering::SeqCst),
             Fault::Work => shared.rest.store(false, Ordering::SeqCst),
@@ -231,14 +231,25 @@ impl Faults {
         })
     }
 
-    async fn move_primary(&mut self, cluster: &mut Cluster) -> Result<String> {
+    async fn move_primary(&mut self, cluster: &mut Cluster, apart: bool) -> Result<String> {
         let from = primary(cluster).await?;
+        if apart && cluster.kind == ServerKind::Netsy && cluster.elector() != Some(from) {
+            return Ok(format!("{} is Primary and not the Elector", name(from)));
+        }
         let others: Vec<usize> = (0..cluster.nodes.len())
             .filter(|node| *node != from && cluster.nodes[*node].process.is_running())
             .collect();
         ensure!(!others.is_empty(), "there is no other node to be Primary");
         let to = others[self.random.below(others.len() as u64) as usize];
-        hand_over(cluster, from, to).await?;
+        // A node that started lately may not vote yet: then it is refused.
+        let start = std::time::Instant::now();
+        loop {
+            match hand_over(cluster, from, to).await {
+                Ok(()) => break,
+                Err(_) if start.elapsed() < ROLE_WITHIN => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(error) => return Err(error),
+            }
+        }
         self.last = vec![from];
         Ok(format!("MovePrimary {} to {}", name(from), name(to)))
     }

@@ -23,6 +23,14 @@ enum Command {
     Dev(command::dev::DevArgs),
     /// Starts a node of a cluster.
     Server(command::server::ServerArgs),
+    /// Lists the nodes of a running cluster, moves the Primary, takes nodes out that are gone.
+    #[command(subcommand)]
+    Member(command::member::MemberCommand),
+    /// Shows and changes what a running cluster goes by: quorum and copies_min.
+    #[command(subcommand)]
+    Cluster(command::cluster::ClusterCommand),
+    /// After the loss of a quorum for good: says what is lost and, once confirmed, goes on without it.
+    Recover(command::recover::RecoverArgs),
     /// Works with the cluster file.
     #[command(subcommand)]
     Config(command::config::ConfigCommand),
@@ -44,6 +52,9 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Dev(args) => command::dev::run(args),
         Command::Server(args) => command::server::run(args),
+        Command::Member(args) => command::member::run(args),
+        Command::Cluster(args) => command::cluster::run(args),
+        Command::Recover(args) => command::recover::run(&args),
         Command::Config(args) => command::config::run(args),
         Command::Certs(args) => command::certs::run(args),
         Command::Inspect(args) => command::inspect::run(args),

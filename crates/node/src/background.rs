@@ -1,6 +1,7 @@
 //! Work beside requests: leases that run out, automatic compaction, deleting rows, database figures.
 
 use crate::clock::boot_millis;
+use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
 use crate::node::Inner;
 use crate::primary::Primary;
@@ -60,6 +61,8 @@ async fn expire(node: &Inner, id: LeaseId, now_ms: u64) {
             failpoint::hit("lease.expired");
             node.metrics.leases_expired.fetch_add(1, Ordering::Relaxed);
         }
+        // A hand-over: the next Primary does it.
+        Err(NodeError::Unavailable(Unavailable::NotPrimary)) => {}
         Err(error) => {
             tracing::warn!(%id, %error, "a lease that ran out could not be ended yet; it will be tried again")
         }
@@ -235,4 +238,19 @@ async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), Strin
         tokio::time::sleep(DELETE_PAUSE).await;
     }
     Ok(())
+}
+
+/// Ends the watch streams that want a leader where there is none for too long; clients go to another node.
+pub(crate) async fn leaderless(node: Arc<Inner>) {
+    let mut leader = node.leader.subscribe();
+    loop {
+        tokio::select! {
+            () = node.wait_ended() => return,
+            () = node.leader_lost() => node.hub().leader_lost(),
+        }
+        tokio::select! {
+            () = node.wait_ended() => return,
+            found = leader.wait_for(|leader| leader.primary.is_some()) => if found.is_err() { return },
+        }
+    }
 }

@@ -159,6 +159,11 @@ impl Node {
         let _ = leader.wait_for(|leader| leader.primary.is_some() && leader.primary != *before).await;
     }
 
+    /// Resolves once nobody was known to lead for as long as a stream that wants a leader goes on without.
+    pub async fn leader_lost(&self) {
+        self.0.leader_lost().await;
+    }
+
     /// Passes a request on to the Primary `to`.
     pub async fn forward(
         &self,

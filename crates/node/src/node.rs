@@ -34,6 +34,8 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 
 /// How long a request may wait for its answer: etcd's 5 s plus twice its election timeout.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(7);
+/// Streams that want a leader (`hasleader`) end after this long without one: etcd's three election timeouts.
+pub(crate) const LEADER_LOST_AFTER: Duration = Duration::from_secs(3);
 /// Answers that may wait for a commit; past it writes are refused.
 const WAITING_ANSWERS_MAX: usize = 100_000;
 
@@ -223,6 +225,7 @@ impl Node {
         tokio::spawn(background::figures(inner.clone()));
         tokio::spawn(background::physical_compaction(inner.clone()));
         tokio::spawn(snapshotter::run(inner.clone()));
+        tokio::spawn(background::leaderless(inner.clone()));
         Ok(Self(inner))
     }
 
@@ -327,11 +330,12 @@ impl Inner {
     }
 
     /// R9: what `primary` evaluated without making an entry is a read: it counts if this process is found to be still
-    /// Primary of that term by something that began after it.
+    /// Primary of that term by something that began after it. If it is not, nothing was done: `NotPrimary`, so that the
+    /// Primary is asked instead.
     pub(crate) async fn prove(self: &Arc<Self>, primary: &Arc<Primary>) -> Result<(), NodeError> {
         for _ in 0..crate::reads::TRIES_MAX {
             if !self.leading().is_some_and(|now| Arc::ptr_eq(&now, primary)) {
-                return Err(Unavailable::LeaderChanged.into());
+                return Err(Unavailable::NotPrimary.into());
             }
             let holds = self.read_proof().await?.holds();
             // Still leading in the same term: the proof was this Primary's, not that of one after it.
@@ -340,6 +344,15 @@ impl Inner {
             }
         }
         Err(Unavailable::TimedOut.into())
+    }
+
+    /// R8: waits until everything up to `index`, which `primary` evaluated, is committed.
+    pub(crate) async fn wait_committed(&self, primary: &Primary, index: LogIndex) -> Result<(), NodeError> {
+        tokio::select! {
+            biased;
+            shown = self.wait_shown(index) => shown,
+            () = primary.ended() => Err(Unavailable::NotPrimary.into()),
+        }
     }
 
     /// What makes this node Primary, while it is.
@@ -534,6 +547,19 @@ impl Inner {
         }
         let new = Leadership { primary, here };
         self.leader.send_if_modified(|known| std::mem::replace(known, new.clone()) != new);
+    }
+
+    /// Resolves once nobody was known to lead for [`LEADER_LOST_AFTER`].
+    pub(crate) async fn leader_lost(&self) {
+        let mut leader = self.leader.subscribe();
+        loop {
+            // The sender lives as long as self.
+            let _ = leader.wait_for(|leader| leader.primary.is_none()).await;
+            let found = leader.wait_for(|leader| leader.primary.is_some());
+            if tokio::time::timeout(LEADER_LOST_AFTER, found).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// The node cannot go on, or stops.

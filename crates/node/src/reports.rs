@@ -2,7 +2,7 @@
 
 use crate::node::Inner;
 use netsy_protocol::command::Report;
-use netsy_protocol::status::QuorumLost;
+use netsy_protocol::status::Status;
 use parking_lot::Mutex;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -10,39 +10,31 @@ use std::sync::Arc;
 /// What was reported last and still holds.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// R12: why there is no election.
-    quorum_lost: Mutex<Option<QuorumLost>>,
+    /// R12: why there is no election, and how many voters are missing.
+    quorum_lost: Mutex<Option<(String, usize)>>,
     /// Why an operator's last wish was not fulfilled.
     pub(crate) declined: Mutex<Option<String>>,
+    /// One wish at a time, so that an answer belongs to it.
+    pub(crate) asking: tokio::sync::Mutex<()>,
 }
 
 impl Seen {
-    /// R12: which voters the cluster waits for, if it does.
-    pub(crate) fn quorum_lost(&self) -> Option<QuorumLost> {
+    /// R12: for which voters the cluster waits, if it does, and how many.
+    pub(crate) fn quorum_lost(&self) -> Option<(String, usize)> {
         self.quorum_lost.lock().clone()
     }
 }
 
-/// What is to be said of a quorum that is lost.
-pub(crate) fn explain(lost: &QuorumLost) -> String {
-    format!(
-        "quorum lost: the cluster's last writes may be on no disk but those of its voters, {} of whom must be here to go \
-         on; here: {}, missing: {}. Bring missing ones back with their data folders; if they are gone for good, netsy \
-         recover --lost NODE says so",
-        lost.needed,
-        names(&lost.answered),
-        names(&lost.missing)
-    )
-}
-
 /// Every node says what the Elector found, when that changes.
-pub(crate) fn note_quorum(node: &Inner, now: Option<QuorumLost>) {
+pub(crate) fn note_quorum(node: &Inner, status: &Status) {
+    let missing = status.quorum_lost.as_ref().map_or(0, |lost| lost.missing.len());
+    let now = quorum_lost(status).map(|text| (text, missing));
     let mut known = node.driver.seen.quorum_lost.lock();
     if *known == now {
         return;
     }
     match &now {
-        Some(lost) => tracing::error!("{}", explain(lost)),
+        Some((text, _)) => tracing::error!("{text}"),
         None => tracing::info!("the quorum is not lost any more"),
     }
     *known = now;
@@ -57,6 +49,30 @@ fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
     if out.is_empty() { "none".to_string() } else { out }
 }
 
+/// R12: why there is no election, what would mend it, and what an operator can do; `None`: quorum is not lost.
+pub(crate) fn quorum_lost(status: &Status) -> Option<String> {
+    let lost = status.quorum_lost.as_ref()?;
+    let voters = status.manifest.as_ref().map(|m| m.voters.as_slice()).unwrap_or_default();
+    let mut missing = String::new();
+    for voter in voters.iter().filter(|v| lost.missing.contains(&v.node_id)) {
+        let other =
+            status.nodes.iter().any(|n| n.node.node_id == voter.node_id && n.node.incarnation != voter.incarnation);
+        let why = if other { "runs with another database than the one that votes" } else { "does not answer" };
+        // Writing into a String cannot fail.
+        let _ = write!(missing, "{}{} ({why})", if missing.is_empty() { "" } else { ", " }, voter.node_id);
+    }
+    let all: Vec<_> = voters.iter().map(|v| v.node_id.clone()).collect();
+    Some(format!(
+        "quorum lost: of the voters {} {} must answer with the database they vote with; answering: {}; missing: \
+         {missing}. What was acknowledged last may be on their disks only: start them with their data folders. If those \
+         are gone for good, `netsy recover --lost {}` tells what is lost and, once confirmed, goes on without them",
+        names(&all),
+        lost.needed,
+        names(&lost.answered),
+        names(&lost.missing).replace(", ", ","),
+    ))
+}
+
 pub(crate) fn report(node: &Arc<Inner>, report: Report) {
     let seen = &node.driver.seen;
     match report {
@@ -66,10 +82,10 @@ pub(crate) fn report(node: &Arc<Inner>, report: Report) {
         Report::Elected { term, primary } => {
             tracing::info!(term = term.0, primary = %primary.node_id, "a Primary is elected");
         }
-        Report::QuorumLost { needed, answered, missing } => {
-            note_quorum(node, Some(QuorumLost { needed, answered, missing }));
+        Report::QuorumLost { .. } | Report::QuorumBack => {
+            let status = node.ask_engine(|engine, now| engine.status(now));
+            note_quorum(node, &status);
         }
-        Report::QuorumBack => note_quorum(node, None),
         Report::QuorumLate => tracing::warn!("the quorum is late: writes are acknowledged from the object log"),
         Report::QuorumInTime => tracing::info!("the quorum is in time again"),
         Report::SealInHole(seq) => tracing::info!(seq = seq.0, "the seal fell into a hole that clean-up left"),

@@ -156,7 +156,7 @@ pub(crate) fn compact(node: &Arc<Inner>, revision: Revision) {
 pub(crate) fn look(node: &Arc<Inner>) {
     let status = node.ask_engine(|engine, now| engine.status(now));
     node.saw_term(status.term);
-    reports::note_quorum(node, status.quorum_lost);
+    reports::note_quorum(node, &status);
     if let Some(manifest) = &status.manifest {
         node.saw_manifest(manifest);
     }

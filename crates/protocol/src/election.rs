@@ -7,6 +7,7 @@ use crate::event::StoreResult;
 use crate::manifest::{Manifest, ProcessId, Recovered};
 use crate::message::{HandOverReason, Message};
 use crate::mutant::mutant;
+use crate::quorum::Voter;
 use crate::reconcile::Run;
 use crate::status::QuorumLost;
 use netsy_api::ids::{NodeId, Term};
@@ -16,14 +17,19 @@ use std::collections::{BTreeMap, BTreeSet};
 const GRACE: Millis = 40;
 /// Where no promise is needed, or voters were given up, others are waited for this long.
 const GRACE_ALL: Millis = 200;
-/// A recovery waits this long for nodes that are no voters.
+/// A recovery waits this long for nodes that are no voters, and for a word of those that were given up.
 const GRACE_RECOVER: Millis = 1_500;
+/// A recovery is given up after this if voters that were not given up do not answer.
+const GIVE_UP_RECOVER: Millis = 10_000;
 /// Promises are asked for again after this.
 const ASK_AGAIN: Millis = 200;
 /// An election that comes to nothing is given up after this: the manifest may be another one by now.
 const GIVE_UP: Millis = 3_000;
 /// Pause before the manifest is read again for an outcome that is not known.
 const RETRY: Millis = 200;
+
+/// Why an election that gives voters up begins.
+const RECOVERS: &str = "an operator gave voters up";
 
 /// A promise, as it was answered.
 #[derive(Clone, Debug)]
@@ -58,8 +64,8 @@ pub(crate) struct Election {
     step: Step,
     new: Option<Manifest>,
     unclear: bool,
-    /// R12: voters that an operator gave up.
-    pub(crate) recover: Option<BTreeSet<NodeId>>,
+    /// R12: voters that an operator gave up. Databases, not names: a node that lost its disk runs under its name again.
+    pub(crate) recover: Option<BTreeSet<Voter>>,
 }
 
 impl Engine {
@@ -112,7 +118,7 @@ impl Engine {
         why: &'static str,
         prefer: Option<NodeId>,
         avoid: Option<NodeId>,
-        recover: Option<BTreeSet<NodeId>>,
+        recover: Option<BTreeSet<Voter>>,
     ) {
         let Some(manifest) = self.manifest.clone() else { return };
         let term = manifest.term.next().max(self.log.promised());
@@ -121,9 +127,6 @@ impl Engine {
         let mut asked: BTreeSet<NodeId> = manifest.voters.iter().map(|v| v.node_id.clone()).collect();
         if rule.election == 0 || recover.is_some() {
             asked.extend(self.nodes.values().filter(|n| !n.stopped).map(|n| n.node_id.clone()));
-        }
-        if let Some(lost) = &recover {
-            asked.retain(|node| !lost.contains(node));
         }
         self.report(Report::ElectionBegan { term, why });
         self.election = Some(Box::new(Election {
@@ -148,10 +151,15 @@ impl Engine {
 
     pub(crate) fn on_promised(&mut self, from: NodeId, election: u64, term: Term, promise: Promise) {
         let Some(current) = self.election.as_mut().filter(|e| e.id == election && e.term == term) else { return };
-        if promise.process.node_id == from && current.step == Step::Asking {
-            current.promises.insert(from, promise);
-            self.elect();
+        if promise.process.node_id != from || current.step != Step::Asking {
+            return;
         }
+        if current.recover.as_ref().is_some_and(|lost| lost.contains(&promise.process.voter())) {
+            // R12: nothing is given up that is there.
+            return self.decline_recovery(format!("node {from} answers with the database that votes: it is not lost"));
+        }
+        current.promises.insert(from, promise);
+        self.elect();
     }
 
     pub(crate) fn on_promise_refused(&mut self, from: NodeId, election: u64, promised: Term) {
@@ -182,6 +190,20 @@ impl Engine {
             Step::Asking => {
                 let other = newer.is_some_and(|nonce| nonce != election.manifest.nonce);
                 let long = now.saturating_sub(election.started) >= GIVE_UP;
+                if let Some(lost) = &election.recover
+                    && now.saturating_sub(election.started) >= GIVE_UP_RECOVER
+                {
+                    let answers =
+                        |v: &Voter| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v);
+                    let left = election.manifest.voters.iter().filter(|v| !lost.contains(v) && !answers(v));
+                    let silent: Vec<_> = left.map(|v| v.node_id.to_string()).collect();
+                    return self.decline_recovery(format!(
+                        "of the voters that are not given up {} did not answer within {} s: bring them back, or give \
+                         them up, too",
+                        silent.join(", "),
+                        GIVE_UP_RECOVER / 1_000
+                    ));
+                }
                 if election.recover.is_none() && (other || long) {
                     let answered: Vec<NodeId> = election.promises.keys().cloned().collect();
                     let needed = election.manifest.rule().election;
@@ -224,8 +246,9 @@ impl Engine {
         let rule = manifest.rule();
         let everybody = rule.election == 0 || election.recover.is_some();
         // R11: a vote is of the incarnation that the manifest names.
+        let given_up = |p: &Promise| election.recover.as_ref().is_some_and(|lost| lost.contains(&p.process.voter()));
         let votes = |p: &Promise| {
-            everybody
+            everybody && !given_up(p)
                 || manifest.names(&p.process.voter())
                 || by_name && manifest.voters.iter().any(|v| v.node_id == p.process.node_id)
         };
@@ -235,9 +258,8 @@ impl Engine {
             None => needed,
             // R12: all voters that are not lost.
             Some(lost) => {
-                let left: Vec<_> = manifest.voters.iter().filter(|v| !lost.contains(&v.node_id)).collect();
-                let all =
-                    left.iter().all(|v| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == **v));
+                let mut left = manifest.voters.iter().filter(|v| !lost.contains(v));
+                let all = left.all(|v| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v));
                 if all { 1 } else { usize::MAX }
             }
         };
@@ -291,7 +313,7 @@ impl Engine {
         new.config_version += 1;
         if let Some(lost) = &election.recover {
             // R12: this swap alone may change term and voters together.
-            new.voters.retain(|v| !lost.contains(&v.node_id));
+            new.voters.retain(|v| !lost.contains(v));
             if new.voters.is_empty() {
                 new.voters.push(best.process.voter());
             }
@@ -354,11 +376,17 @@ impl Engine {
             StoreResult::Manifest(Some(found)) if found.nonce == election.manifest.nonce => self.repeat_election_swap(),
             StoreResult::Manifest(Some(found)) => {
                 // Somebody else wrote: again, from there.
-                let recover = election.recover.take();
+                let (recover, term) = (election.recover.take(), election.manifest.term);
+                let went_on = found.term != term;
                 self.election = None;
                 self.see_manifest(found);
-                if let Some(lost) = recover {
-                    self.begin_election("an operator gave nodes up", None, None, Some(lost));
+                match recover {
+                    // An election without giving anybody up, or the same recovery by another node.
+                    Some(_) if went_on => {
+                        self.report(Report::Declined(format!("the cluster went on after term {term}")))
+                    }
+                    Some(lost) => self.begin_election(RECOVERS, None, None, Some(lost)),
+                    None => {}
                 }
             }
             StoreResult::Manifest(None) => {
@@ -416,31 +444,45 @@ impl Engine {
         }
     }
 
-    /// An operator says that these nodes are gone for good. Whichever node is told does it: two at once do no harm.
+    /// An operator says that these voters are gone for good. Whichever node is told does it: two at once do no harm.
     pub(crate) fn on_recover(&mut self, lost: Vec<NodeId>) {
-        let silence = self.settings.silence();
-        let alive = self.peers.healthy(self.now, silence);
-        // One that answers with another database than the one that votes: that one's vote is gone (R11).
-        let replaced = |node: &NodeId| {
-            let voters = self.manifest.iter().flat_map(|m| &m.voters);
-            let now = self.peers.report_of(node).map(|(report, _)| report.process.incarnation);
-            voters.into_iter().any(|v| v.node_id == *node && now.is_some_and(|now| now != v.incarnation))
-        };
-        let answers = |node: &&NodeId| alive.contains(node) && !replaced(node);
-        let why = if self.manifest.is_none() {
-            Some("the manifest was not read yet".to_string())
-        } else if lost.contains(&self.me.node_id) {
-            Some("this node is among those given up".to_string())
-        } else {
-            lost.iter().find(answers).map(|n| format!("node {n} answers: it is not lost"))
-        };
-        match why {
+        match self.why_not_recover(&lost) {
             Some(why) if !mutant!(self, RecoverByTimer) => self.report(Report::Declined(why)),
             _ => {
-                let lost = lost.into_iter().collect();
-                self.begin_election("an operator gave nodes up", None, None, Some(lost));
+                let voters = self.manifest.iter().flat_map(|m| &m.voters);
+                let lost = voters.filter(|v| lost.contains(&v.node_id)).cloned().collect();
+                self.begin_election(RECOVERS, None, None, Some(lost));
             }
         }
+    }
+
+    /// Why these nodes are not to be given up; as far as it shows here and now: an answer while they are gives the same.
+    fn why_not_recover(&self, lost: &[NodeId]) -> Option<String> {
+        let Some(manifest) = &self.manifest else {
+            return Some("the manifest was not read yet".to_string());
+        };
+        if self.primary.as_ref().is_some_and(|p| p.serves()) || self.hears(manifest.term) {
+            let primary = &manifest.primary.node_id;
+            return Some(format!("the cluster goes on with Primary {primary}: there is nothing to recover"));
+        }
+        let given_up: Vec<&Voter> = manifest.voters.iter().filter(|v| lost.contains(&v.node_id)).collect();
+        if given_up.is_empty() {
+            return Some("none of the nodes named is a voter".to_string());
+        }
+        let alive = self.peers.healthy(self.now, self.settings.silence());
+        let runs = |v: &&&Voter| self.nodes.get(&v.node_id).is_some_and(|n| n.incarnation == v.incarnation);
+        if given_up.contains(&&self.me.voter()) {
+            return Some("this node is among those given up".to_string());
+        }
+        let there = given_up.iter().filter(|v| alive.contains(&v.node_id)).find(runs);
+        there.map(|v| format!("node {} answers with the database that votes: it is not lost", v.node_id))
+    }
+
+    fn decline_recovery(&mut self, why: String) {
+        self.election = None;
+        self.report(Report::Declined(why));
+        // Promises were asked for: a Primary that they bind is helped by an election.
+        self.learn();
     }
 
     // ---- wishes of the Primary ----

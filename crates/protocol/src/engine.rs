@@ -224,6 +224,7 @@ impl Engine {
             Event::StreamClosed(stream) => self.on_stream_closed(stream),
             Event::Leading(term) => self.on_leading(term),
             Event::Stop => self.on_stop(),
+            Event::Finish => self.on_finish(),
             Event::MovePrimary(to) => self.on_move_primary(to),
             Event::SetCluster { quorum, copies_min } => self.on_set_cluster(quorum, copies_min),
             Event::Recover { lost } => self.on_recover(lost),
@@ -489,7 +490,7 @@ impl Engine {
     pub fn may_create(&self, term: Term) -> Creating {
         match &self.primary {
             Some(primary) if primary.term == term && primary.serves() => {
-                if self.is_bound() {
+                if self.is_bound() || self.has_left() {
                     return Creating::No;
                 }
                 let paused = mutant!(self, LeaseWaitForWritesOnly) && self.now < primary.lease_wait_until
@@ -615,6 +616,11 @@ impl Engine {
     /// The term of the accepted entry at `index`; `None` past the end.
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {
         self.log.runs().term_at(index)
+    }
+
+    /// The last entry here of the terms before `term`.
+    pub fn log_before(&self, term: Term) -> LogIndex {
+        self.log.runs().before(term)
     }
 
     /// The promise (R2), durable or on its way.

@@ -141,6 +141,8 @@ pub enum Event {
     Leading(Term),
     /// SIGTERM: stop gracefully.
     Stop,
+    /// After `Left`: no request is under way here any more.
+    Finish,
     /// An operator wants another Primary; `None`: whichever is best.
     MovePrimary(Option<NodeId>),
     /// An operator changes what the manifest holds (R10); `None`: as it is.
@@ -150,7 +152,8 @@ pub enum Event {
         /// At least 1.
         copies_min: Option<usize>,
     },
-    /// An operator says that these nodes are gone for good (R12).
+    /// An operator says that the databases with which these nodes vote are gone for good (R12). A node that runs under
+    /// its name with another one is no reason against it.
     Recover {
         /// They.
         lost: Vec<NodeId>,

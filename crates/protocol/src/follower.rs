@@ -10,8 +10,10 @@ use crate::mutant::mutant;
 use crate::reconcile::{Run, Runs, with_object_log};
 use netsy_api::ids::{LogIndex, Revision, Term};
 
-/// Pause before a stream that was refused is opened again.
+/// Pause before a stream that broke is opened again.
 const RETRY: Millis = 50;
+/// The same after the first refusal: a Primary that was just elected may not know it yet.
+const RETRY_FIRST: Millis = 10;
 /// The longest such pause.
 const RETRY_MAX: Millis = 1_000;
 
@@ -135,8 +137,8 @@ impl Engine {
     }
 
     fn back_off(&mut self) {
-        self.follower.pause = (self.follower.pause * 2).clamp(RETRY, RETRY_MAX);
-        self.follower.retry_at = self.now + self.follower.pause + self.random.below(RETRY);
+        self.follower.pause = (self.follower.pause * 2).clamp(RETRY_FIRST, RETRY_MAX);
+        self.follower.retry_at = self.now + self.follower.pause + self.random.below(RETRY.min(self.follower.pause));
     }
 
     pub(crate) fn on_frame(&mut self, stream: StreamId, frame: ToReplica) {
@@ -442,6 +444,11 @@ impl Engine {
 
     pub(crate) fn on_elected(&mut self, term: Term, primary: ProcessId) {
         let mine = primary == self.me;
+        // This process is deposed: whoever waits here is to go to the new Primary now, not once the manifest is read.
+        if self.primary.as_ref().is_some_and(|p| p.term < term) {
+            self.step_down();
+            self.learn();
+        }
         self.target(term, primary);
         // R1: it acts only once it read that itself.
         if mine && self.last_led < term && self.manifest.as_ref().is_none_or(|m| m.term < term) {

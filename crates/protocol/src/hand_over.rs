@@ -48,7 +48,9 @@ pub(crate) struct Stop {
     since: Millis,
     pub(crate) paused: bool,
     /// It is no voter any more and may end.
-    pub(crate) left: bool,
+    left: bool,
+    /// No request is under way any more.
+    finishing: bool,
     flushed: Option<LogIndex>,
     repeat_at: Millis,
     marking: bool,
@@ -200,6 +202,7 @@ impl Engine {
             since: self.now,
             paused: false,
             left: false,
+            finishing: false,
             flushed: None,
             repeat_at: self.now,
             marking: false,
@@ -214,6 +217,14 @@ impl Engine {
         let now = self.now;
         let Some(stop) = &mut self.stop else { return };
         let waited = now.saturating_sub(stop.since);
+        if stop.left && !stop.finishing {
+            // Requests are being finished, which has a time limit of its own; and the cluster may end meanwhile.
+            if now >= stop.repeat_at {
+                stop.repeat_at = now + REPEAT;
+                self.learn();
+            }
+            return;
+        }
         if waited >= self.settings.drain_timeout {
             let undone = if stop.left {
                 "the registration is not marked as stopped".to_string()
@@ -306,9 +317,22 @@ impl Engine {
         }
     }
 
+    /// Whether this process stops and is needed no more.
+    pub(crate) fn has_left(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.left)
+    }
+
     fn leave_done(&mut self) {
-        if let Some(stop) = &mut self.stop {
+        if let Some(stop) = self.stop.as_mut().filter(|stop| !stop.left) {
             stop.left = true;
+            self.out.push_back(Command::Left);
+        }
+    }
+
+    pub(crate) fn on_finish(&mut self) {
+        let now = self.now;
+        if let Some(stop) = self.stop.as_mut().filter(|stop| stop.left && !stop.finishing) {
+            (stop.finishing, stop.since, stop.repeat_at) = (true, now, now);
             self.mark_stopped();
         }
     }

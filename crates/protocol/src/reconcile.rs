@@ -81,6 +81,12 @@ impl Runs {
         self.0.get(at).map(|run| run.term)
     }
 
+    /// The last index of the terms before `term`; 0: there is none.
+    pub fn before(&self, term: Term) -> LogIndex {
+        let at = self.0.partition_point(|run| run.term < term);
+        at.checked_sub(1).and_then(|at| self.0.get(at)).map_or(LogIndex(0), |run| run.last_index)
+    }
+
     /// The last index of the run that the entry at `index` belongs to; `None` past the end.
     pub fn run_end_at(&self, index: LogIndex) -> Option<LogIndex> {
         let at = self.0.partition_point(|run| run.last_index < index);

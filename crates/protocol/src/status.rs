@@ -4,6 +4,7 @@ use crate::config::{Millis, RegisteredNode};
 use crate::engine::Engine;
 use crate::manifest::{Manifest, ProcessId};
 use crate::quorum::Voter;
+use crate::reconcile::Run;
 use netsy_api::ids::{LogIndex, NodeId, Term};
 
 /// What this node does now.
@@ -41,6 +42,8 @@ pub struct NodeStatus {
     pub voter: bool,
     /// What it durably holds, where this node is the Primary.
     pub held: Option<LogIndex>,
+    /// The end of its log, where this node is the Elector and heard it lately.
+    pub reported: Option<Run>,
 }
 
 /// A node's view of the cluster.
@@ -103,6 +106,10 @@ impl Engine {
             NodeStatus {
                 healthy: node.node_id == self.me.node_id || heard || healthy.contains(&node.node_id),
                 voter: self.manifest.as_ref().is_some_and(|m| m.names(&voter)),
+                reported: self.peers.report_of(&node.node_id).and_then(|(report, at)| {
+                    (now.saturating_sub(*at) <= silence && report.process.incarnation == node.incarnation)
+                        .then_some(report.end)
+                }),
                 held: tracker.and_then(|t| t.held_by(&voter)),
                 node: node.clone(),
             }

@@ -3,7 +3,7 @@
 use crate::command::{Command, Report, StoreCall};
 use crate::config::Millis;
 use crate::engine::{Engine, Purpose};
-use crate::manifest::{ProcessId, usual_member_id};
+use crate::manifest::{ProcessId, Recovered, usual_member_id};
 use crate::message::Message;
 use crate::primary::{Phase, Primary};
 use crate::quorum::Voter;
@@ -69,7 +69,8 @@ impl Engine {
                 .primary
                 .as_ref()
                 .is_some_and(|p| p.manifest.released == Some(me) && p.manifest.rule().election == 0);
-        if !numbers && plan.is_none() && !lease_back {
+        let recovered = self.recovered_from();
+        if !numbers && plan.is_none() && !lease_back && recovered.is_none() {
             return self.answer_leavers();
         }
         let spare: Vec<u64> = plan.iter().flat_map(|p| &p.members).map(|_| self.random.next() >> 1).collect();
@@ -78,6 +79,7 @@ impl Engine {
         self.begin_change(|m| {
             (m.quorum, m.copies_min) = (quorum, copies);
             m.released = m.released.filter(|session| *session != me || kept);
+            m.recovered = recovered.or(m.recovered);
             let Some(plan) = plan else { return };
             m.voters = plan.voters;
             for (node, spare) in plan.members.into_iter().zip(spare) {
@@ -90,6 +92,15 @@ impl Engine {
                 }
             }
         });
+    }
+
+    /// R12: where this term began after voters were given up, if the manifest does not say so yet. Who elected knew the
+    /// logs of the nodes; what the object log holds beyond them was found when this Primary took over (R4).
+    fn recovered_from(&self) -> Option<Recovered> {
+        let primary = self.primary.as_ref()?;
+        let noted = primary.manifest.recovered.filter(|r| r.term == primary.term)?;
+        let index = self.log.runs().before(primary.term);
+        (index > noted.index).then_some(Recovered { index, ..noted })
     }
 
     fn plan(&self) -> Option<Plan> {

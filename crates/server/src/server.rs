@@ -109,6 +109,7 @@ impl Server {
                 message_bytes_max: config.request_bytes_max.saturating_add(MESSAGE_OVERHEAD_BYTES),
                 request_timeout: config.request_timeout,
             },
+            identities: A::IDENTIFIES,
             request_bytes_max: config.request_bytes_max,
             drain: draining.clone(),
         });

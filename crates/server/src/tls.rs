@@ -49,6 +49,7 @@ impl Mutual {
 
 impl Acceptor for Mutual {
     type Stream = TlsStream<TcpStream>;
+    const IDENTIFIES: bool = true;
 
     async fn accept(&self, socket: TcpStream) -> io::Result<Accepted<Self::Stream>> {
         let addr = socket.peer_addr().ok();

@@ -28,9 +28,9 @@ impl World {
         let visible = process.store.visible_index();
         let chunk = self.bucket.chunks.values().rev().find(|c| {
             let last = c.last();
-            // Later rows that a compaction superseded say what counts there: not behind what is compacted.
+            // Rows that are gone are missing in any state before the one that let them go.
             last.last_index <= visible
-                && last.last_index >= process.holes.partial
+                && last.last_index >= process.holes.least
                 && process.term_at(last.last_index) == Some(last.term)
         });
         let Some(chunk) = chunk else { return false };
@@ -43,7 +43,8 @@ impl World {
             return false;
         }
         let life = process.life;
-        let holes = Holes { gone: process.holes.gone.clone(), partial: covers.last_index };
+        let (gone, through) = (process.holes.gone.clone(), covers.last_index);
+        let holes = Holes { gone, partial: through, least: through };
         self.count("snapshot");
         let snapshot = Snapshot { covers, entries: Arc::new(entries), holes };
         self.call(slot, life, Why::Nothing, Op::PutSnapshot(snapshot));
@@ -93,7 +94,8 @@ impl World {
             return self.truth.count("fold broken off");
         }
         let unchecked = self.mutant == Some(Mutant::FoldUnchecked);
-        let pause = |world: &mut World, slow: bool| if slow { world.rng.range(10, 900) } else { world.rng.range(0, 20) };
+        let pause =
+            |world: &mut World, slow: bool| if slow { world.rng.range(10, 900) } else { world.rng.range(0, 20) };
         match fold {
             Fold::Read { run, mut got, slow } => {
                 let next = ChunkSeq(run.0.0 + got.len() as u64);

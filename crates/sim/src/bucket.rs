@@ -85,9 +85,10 @@ impl Segment {
 
 /// Whether chunks follow each other without a gap.
 pub fn follow(chunks: &[Chunk]) -> bool {
-    chunks.iter().zip(chunks.iter().skip(1)).all(|(a, b)| {
-        b.seq == a.seq.next() && b.prev.last_index == a.last().last_index && b.term >= a.term
-    })
+    chunks
+        .iter()
+        .zip(chunks.iter().skip(1))
+        .all(|(a, b)| b.seq == a.seq.next() && b.prev.last_index == a.last().last_index && b.term >= a.term)
 }
 
 /// A registration.
@@ -145,7 +146,10 @@ pub enum Answer {
     Registration(Option<(Incarnation, u64)>),
     /// R11: false where the database is behind its registration.
     Registered(bool),
-    Log { end: ChunkSeq, segments: Vec<SegmentKey> },
+    Log {
+        end: ChunkSeq,
+        segments: Vec<SegmentKey>,
+    },
     Chunk(Option<Chunk>),
     Segment(Option<Segment>),
     Snapshot(Option<Snapshot>),

@@ -155,8 +155,8 @@ impl World {
         process.writing = false;
         let Some(term) = process.leading else { return };
         match process.engine.may_create(term) {
-            Creating::Yes => {}
-            Creating::Paused | Creating::No => {
+            Creating::Yes if !process.disk_full => {}
+            _ => {
                 // Looked at again with the next tick; a step down takes them away.
                 let life = process.life;
                 if !process.requests.is_empty() {

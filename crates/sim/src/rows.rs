@@ -39,7 +39,8 @@ impl World {
         let through = last.unwrap_or(LogIndex(0));
         process.holes.gone.extend(step.removed.iter().copied());
         process.holes.partial = process.holes.partial.max(through);
-        let delete = DiskOp::Delete { rows: step.removed, through, visible: shown };
+        process.holes.least = process.holes.least.max(logged_to);
+        let delete = DiskOp::Delete { rows: step.removed, through, least: logged_to, visible: shown };
         process.queue.push_back((process.last_local, delete));
         let at_hand = LogIndex(self.entries_from).max(self.process(slot).map_or(LogIndex(1), |p| p.whole_from()));
         if let Some(process) = self.process(slot) {

@@ -8,6 +8,7 @@ use netsy_api::ids::Revision;
 use netsy_api::log::Entry;
 use netsy_history::{History, Log, NodeState, Op, Outcome, Rules, steps};
 use netsy_mvcc::{HashKv, Store};
+use netsy_protocol::manifest::Manifest;
 use netsy_protocol::mutant::Mutant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct Finding {
     pub ops: u64,
     pub faults: u64,
     pub settled_ms: Option<u64>,
+    /// As the bucket has it in the end.
+    pub manifest: Option<Manifest>,
     pub steps: u64,
     pub simulated: u64,
 }
@@ -224,6 +227,7 @@ fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
         faults: world.faults,
         counters: world.truth.counters,
         settled_ms: world.settled_at.map(|at| at.saturating_sub(calm_at)),
+        manifest: world.bucket.manifest,
         steps: world.steps,
         simulated: world.now,
     }
@@ -238,13 +242,8 @@ fn check_history(world: &mut World, states: Vec<NodeState>) -> Option<String> {
         nodes_never_go_back: false,
     };
     let watches = world.watchers.iter().flat_map(|w| w.over.iter().chain([&w.record])).cloned().collect();
-    let mut history = History {
-        ops: std::mem::take(&mut world.clients.ops),
-        watches,
-        log: log(&world.truth.entries),
-        states,
-        rules,
-    };
+    let mut history =
+        History { ops: std::mem::take(&mut world.clients.ops), watches, log: log(&world.truth.entries), states, rules };
     world.truth.counters.insert("ops", history.ops.len() as u64);
     if world.trace {
         show(world, &history);

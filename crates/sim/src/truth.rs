@@ -105,7 +105,7 @@ impl Truth {
 
     pub fn manifest_written(&mut self, before: Option<&Manifest>, new: &Manifest) {
         let Some(before) = before else { return };
-        if let Some(recovered) = new.recovered.filter(|_| new.recovered != before.recovered) {
+        if let Some(recovered) = new.recovered.filter(|new| before.recovered.map(|r| r.term) != Some(new.term)) {
             self.recovered = Some((recovered, self.now));
         }
         if new.term < before.term || new.config_version <= before.config_version {

@@ -38,19 +38,40 @@ pub enum Why {
 #[derive(Clone, Debug)]
 pub enum Input {
     Tick,
-    Message { from: usize, message: Message },
+    Message {
+        from: usize,
+        message: Message,
+    },
     PeerDown(usize),
     Synced,
     Storage(Why, Answer),
-    Hello { conn: u64, hello: Hello },
+    Hello {
+        conn: u64,
+        hello: Hello,
+    },
     /// With the Primary's word on how far the object log goes.
-    ToReplica { stream: StreamId, frame: ToReplica, entries: Vec<Arc<Entry>>, logged: Option<Point> },
-    ToPrimary { stream: StreamId, frame: ToPrimary },
+    ToReplica {
+        stream: StreamId,
+        frame: ToReplica,
+        entries: Vec<Arc<Entry>>,
+        logged: Option<Point>,
+    },
+    ToPrimary {
+        stream: StreamId,
+        frame: ToPrimary,
+    },
     StreamClosed(StreamId),
     Leading(Term),
     Ask(Ask),
-    Forward { from: usize, life: u64, ask: Ask },
-    Forwarded { op: u64, outcome: Outcome },
+    Forward {
+        from: usize,
+        life: u64,
+        ask: Ask,
+    },
+    Forwarded {
+        op: u64,
+        outcome: Outcome,
+    },
     Write,
     Upload,
     Engine(Event),
@@ -81,6 +102,7 @@ pub enum Healing {
     Store(usize),
     StoreAll,
     Disk(usize),
+    FullDisk(usize),
 }
 
 /// A stream between two processes.
@@ -105,6 +127,7 @@ pub struct Slot {
     pub paused: bool,
     pub deferred: Vec<Input>,
     pub slow_disk: u32,
+    pub full_disk: u32,
     pub store_cut: u32,
     pub offset: u64,
     pub rate_ppm: u64,
@@ -154,6 +177,7 @@ impl World {
                 paused: false,
                 deferred: vec![],
                 slow_disk: 0,
+                full_disk: 0,
                 store_cut: 0,
                 offset: rng.range(1_000, 1_000_000),
                 rate_ppm: 1_000_000 - scenario.drift_ppm / 2 + rng.below(scenario.drift_ppm + 1),

@@ -783,6 +783,51 @@ fn a_released_lease_is_not_used_again_while_the_release_stands() {
     assert_eq!(bench.manifest.released, None);
 }
 
+#[test]
+fn a_primary_that_is_told_of_the_next_one_steps_down_at_once() {
+    let mut bench = primary(None);
+    bench.hold_reads = true;
+    bench.message(1, Message::Elected { term: Term(6), primary: process(2) });
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::StepDown { term: Term(5) })));
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Follow { primary, .. } if *primary == node(2))));
+    // An older one tells nothing.
+    let mut bench = primary(None);
+    bench.message(1, Message::Elected { term: Term(5), primary: process(2) });
+    assert!(!bench.seen.iter().any(|c| matches!(c, Command::StepDown { .. })));
+}
+
+#[test]
+fn who_has_left_follows_until_it_is_finished_and_takes_part_in_no_election() {
+    let stopping = |voters: &[u8]| {
+        let mut bench = Bench::with(manifest(5, 1, voters, -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+        bench.pass(100);
+        bench.tell(Event::Stop);
+        bench.pass(500);
+        bench
+    };
+    let left = |bench: &Bench| bench.seen.iter().filter(|c| matches!(c, Command::Left)).count();
+    let elects = |bench: &Bench| {
+        bench.seen.iter().any(|c| matches!(c, Command::Report(netsy_protocol::command::Report::ElectionBegan { .. })))
+    };
+    // Still a voter: it goes nowhere, and elects where that is needed.
+    let mut bench = stopping(&[0, 1]);
+    assert_eq!(left(&bench), 0);
+    bench.message(1, Message::PromiseAsk { election: 1, term: Term(6) });
+    assert!(bench.promised().is_some());
+    // No voter any more. The last Primary goes: the bucket is the whole cluster, and there is nobody to elect.
+    let mut bench = stopping(&[]);
+    assert_eq!(left(&bench), 1);
+    assert!(!bench.seen.iter().any(|c| matches!(c, Command::Stopped { .. })));
+    bench.tell(Event::PeerDown(node(1)));
+    bench.pass(3_000);
+    bench.message(2, Message::PromiseAsk { election: 1, term: Term(6) });
+    assert_eq!(bench.promised(), None);
+    assert!(!elects(&bench) && bench.swaps.is_empty());
+    bench.tell(Event::Finish);
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Stopped { undone } if undone.is_empty())));
+    assert_eq!(left(&bench), 1);
+}
+
 /// To whom the Elector was asked to give the next term.
 fn wished(bench: &Bench) -> Option<NodeId> {
     bench.seen.iter().find_map(|c| match c {

@@ -69,18 +69,20 @@ pub fn load(path: &Path) -> Result<Loaded, String> {
     })
 }
 
-/// Reads and checks the text of a cluster file.
-pub fn parse(text: &str) -> Result<Loaded, Vec<String>> {
+/// The text of a cluster file as JSON, unchecked.
+pub fn value(text: &str) -> Result<serde_json::Value, String> {
     let options = jsonc_parser::ParseOptions {
         allow_comments: true,
         allow_trailing_commas: true,
         allow_loose_object_property_names: false,
         ..Default::default()
     };
-    let root: serde_json::Value = match jsonc_parser::parse_to_serde_value(text, &options) {
-        Ok(value) => value,
-        Err(e) => return Err(vec![format!("not valid JSON: {e}")]),
-    };
+    jsonc_parser::parse_to_serde_value(text, &options).map_err(|e| format!("not valid JSON: {e}"))
+}
+
+/// Reads and checks the text of a cluster file.
+pub fn parse(text: &str) -> Result<Loaded, Vec<String>> {
+    let root = value(text).map_err(|e| vec![e])?;
     if !root.is_object() {
         return Err(vec!["not a JSON object: write { \"cluster_id\": … }".to_string()]);
     }

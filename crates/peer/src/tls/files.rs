@@ -63,7 +63,7 @@ impl Contents {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let failed = |error: io::Error| TlsError::new(path, error);
     let mut bytes = vec![];
     let file = File::open(path).map_err(failed)?;

@@ -9,9 +9,11 @@
 
 mod files;
 mod material;
+mod operator;
 mod store;
 mod verify;
 
 pub use files::{TlsError, TlsFiles};
+pub use operator::OperatorTls;
 pub use store::{ClientTls, PeerTls, RELOAD_INTERVAL, Reload, TlsStore};
 pub use verify::{CaIdentity, ca_identity, identity_of};

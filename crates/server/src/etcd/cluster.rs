@@ -1,11 +1,19 @@
 //! etcdserverpb.Cluster. Headers of member calls have no revision.
+//!
+//! Members are nodes. They join and become voters by themselves once they are started with the cluster's configuration,
+//! and tell their own addresses: nothing is left to do for MemberAdd, MemberUpdate and MemberPromote.
 
 use super::Service;
 use super::errors::{status, timed_out};
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::Body;
-use crate::grpc::status::Status;
-use netsy_api::etcdserverpb::{Member, MemberListRequest, MemberListResponse};
+use crate::grpc::rpc::Rpc;
+use crate::grpc::status::{Code, Status};
+use netsy_api::etcdserverpb::{
+    Member, MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberRemoveRequest, MemberRemoveResponse,
+};
+use netsy_api::ids::NodeId;
+use netsy_node::MemberInfo;
 
 /// MemberList.
 pub(super) async fn member_list(
@@ -16,18 +24,63 @@ pub(super) async fn member_list(
     if request.linearizable {
         until(cx.deadline, timed_out, service.node.read_index()).await?.map_err(status)?;
     }
-    let members = until(cx.deadline, timed_out, service.node.members()).await?;
-    Ok(Body::of(&MemberListResponse {
-        header: Some(service.header_without_revision()),
-        members: members
-            .into_iter()
-            .map(|member| Member {
-                id: member.id,
-                name: member.name,
-                peer_ur_ls: member.peer_urls,
-                client_ur_ls: member.client_urls,
-                is_learner: member.learner,
-            })
-            .collect(),
-    }))
+    let members = until(cx.deadline, timed_out, members(service)).await?;
+    Ok(Body::of(&MemberListResponse { header: Some(service.header_without_revision()), members }))
+}
+
+async fn members(service: &Service) -> Vec<Member> {
+    let members = service.node.members().await.into_iter().map(|member| Member {
+        id: member.id,
+        name: member.name,
+        peer_ur_ls: member.peer_urls,
+        client_ur_ls: member.client_urls,
+        is_learner: member.learner,
+    });
+    members.collect()
+}
+
+async fn find(service: &Service, cx: &UnaryContext, id: u64) -> Result<MemberInfo, Status> {
+    let member = until(cx.deadline, timed_out, service.node.member(id)).await?;
+    member.ok_or_else(|| Status::new(Code::NotFound, "etcdserver: member not found"))
+}
+
+/// MemberRemove: on the Primary. A node that runs leaves by being stopped.
+pub(super) async fn member_remove(
+    service: &Service,
+    cx: UnaryContext,
+    request: MemberRemoveRequest,
+) -> Result<Body, Status> {
+    let member = find(service, &cx, request.id).await?;
+    remove(service, &cx, member.name).await?;
+    let members = until(cx.deadline, timed_out, members(service)).await?;
+    Ok(Body::of(&MemberRemoveResponse { header: Some(service.header_without_revision()), members }))
+}
+
+/// Takes a node out; what an operator is told if it stays.
+pub(super) async fn remove(service: &Service, cx: &UnaryContext, name: String) -> Result<(), Status> {
+    let name = NodeId::new(name).map_err(|e| Status::new(Code::InvalidArgument, format!("netsy: {e}")))?;
+    let removed = until(cx.deadline, timed_out, service.node.remove_node(name)).await?;
+    removed.map_err(|why| Status::new(Code::FailedPrecondition, format!("netsy: {why}")))
+}
+
+/// MemberPromote: a node that has caught up votes by itself, so there is only what etcd says of the others.
+pub(super) async fn member_promote(
+    service: &Service,
+    cx: UnaryContext,
+    request: MemberPromoteRequest,
+) -> Result<Body, Status> {
+    let text = match find(service, &cx, request.id).await?.learner {
+        false => "etcdserver: can only promote a learner member",
+        true => "etcdserver: can only promote a learner member which is in sync with leader",
+    };
+    Err(Status::new(Code::FailedPrecondition, text))
+}
+
+/// MemberAdd, MemberUpdate: not served, as there is nothing to do.
+pub(super) fn by_itself(rpc: Rpc) -> Status {
+    let what = match rpc {
+        Rpc::MemberAdd => "a node joins by itself: start it with the cluster's configuration (netsy server)",
+        _ => "a node tells its own addresses: set NETSY_ADVERTISE_PEER and NETSY_ADVERTISE_CLIENT",
+    };
+    Status::unimplemented(format!("netsy: {}: {what}", rpc.method()))
 }

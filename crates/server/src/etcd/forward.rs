@@ -3,12 +3,12 @@
 //! What was sent on is never sent again; what was not may be, until the client's time is over.
 
 use super::errors::{no_leader, timed_out};
-use super::{Service, keep_alive, kv, lease, maintenance};
+use super::{Service, cluster, keep_alive, kv, lease, maintenance, operator};
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::{Body, put_prefix};
 use crate::grpc::rpc::Rpc;
 use crate::grpc::status::{Code, Status};
-use crate::grpc::streaming::decode;
+use crate::grpc::streaming::{decode, server_stopped};
 use crate::transport::shared::{Client, ConnShared};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
@@ -18,7 +18,7 @@ use netsy_api::etcdserverpb::{AlarmRequest, ResponseHeader, TxnRequest};
 use netsy_api::ids::{NodeId, Revision};
 use netsy_api::peer::{CallStatus, NotRun, not_run};
 use netsy_node::Forwarded;
-use netsy_peer::{CallError, ForwardReply, ForwardRequest, Outcome, Remote, Unanswered};
+use netsy_peer::{CallError, ForwardReply, ForwardRequest, Identity, Outcome, Remote, Unanswered};
 use prost::Message;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,8 @@ use tokio::time::Instant;
 
 /// Pause before a Primary that could not be reached is tried again, unless another is known sooner.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// Pause before a node that is about to end looks again whether there is a Primary to ask.
+const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 /// Tag of field 1 with a length: the header of every response.
 const HEADER_TAG: u8 = 0x0a;
 
@@ -47,6 +49,7 @@ pub(super) async fn decide(service: &Service, cx: UnaryContext, rpc: Rpc, body: 
         _ => {}
     }
     let mut before: Option<NodeId> = None;
+    let mut drain = service.drain.clone();
     loop {
         if service.node.is_primary() {
             match run(service, cx.clone(), rpc, body.clone()).await {
@@ -67,11 +70,22 @@ pub(super) async fn decide(service: &Service, cx: UnaryContext, rpc: Rpc, body: 
         if Instant::now() >= cx.deadline {
             return Err(timed_out());
         }
+        // Nobody to pass it on to any more, and this node is about to end: better told now than later.
+        let draining = *drain.borrow_and_update();
+        if draining && service.node.other_primary().is_none() && service.node.is_over() {
+            return Err(server_stopped());
+        }
         // Another one may be known before it is tried again.
-        let pause = if service.has_leader() { RETRY_PAUSE } else { cx.deadline - Instant::now() };
+        let pause = match (service.has_leader(), draining) {
+            (true, _) => RETRY_PAUSE,
+            (false, true) => DRAIN_PAUSE,
+            (false, false) => cx.deadline - Instant::now(),
+        };
         tokio::select! {
             () = service.node.leader_changed(&before) => {}
             () = tokio::time::sleep(pause) => {}
+            // The sender lives as long as the server.
+            _ = drain.changed() => {}
         }
     }
 }
@@ -88,6 +102,12 @@ async fn run(service: &Service, cx: UnaryContext, rpc: Rpc, body: Bytes) -> Resu
         Rpc::LeaseTimeToLive => lease::time_to_live(service, cx, decode(body)?).await,
         Rpc::LeaseKeepAlive => keep_alive::renew(service, cx, decode(body)?).await,
         Rpc::Alarm => maintenance::alarm(service, cx, decode(body)?).await,
+        // Seldom, and long: not part of every call's future.
+        Rpc::MemberRemove => Box::pin(cluster::member_remove(service, cx, decode(body)?)).await,
+        Rpc::MemberPromote => Box::pin(cluster::member_promote(service, cx, decode(body)?)).await,
+        Rpc::OperatorMovePrimary => Box::pin(operator::move_primary(service, cx, decode(body)?)).await,
+        Rpc::OperatorSetCluster => Box::pin(operator::set_cluster(service, cx, decode(body)?)).await,
+        Rpc::OperatorRemoveNode => Box::pin(operator::remove_node(service, cx, decode(body)?)).await,
         other => Err(Status::unimplemented(format!("{} is not passed on", other.method()))),
     }
 }
@@ -108,7 +128,7 @@ async fn pass_on(service: &Service, cx: &UnaryContext, rpc: Rpc, body: Bytes, pr
         token: String::new(),
     };
     match service.node.forward(primary, request).await {
-        Ok(Outcome::Answer(answer)) => Passed::Answered(own(service, cx, answer).await),
+        Ok(Outcome::Answer(answer)) => Passed::Answered(own(service, cx, rpc, answer).await),
         Ok(Outcome::Status(status)) => {
             let code = i32::try_from(status.code).map_or(Code::Unknown, Code::from_i32);
             Passed::Answered(Err(Status::new(code, status.message)))
@@ -129,8 +149,12 @@ async fn pass_on(service: &Service, cx: &UnaryContext, rpc: Rpc, body: Bytes, pr
 
 /// Makes the Primary's answer this node's: its member id stands in the header, and what is read here afterwards is not
 /// older.
-async fn own(service: &Service, cx: &UnaryContext, answer: Bytes) -> Result<Body, Status> {
-    let (message, revision) = with_member_id(answer, service.node.identity().member_id())?;
+async fn own(service: &Service, cx: &UnaryContext, rpc: Rpc, answer: Bytes) -> Result<Body, Status> {
+    let (message, revision) = match rpc {
+        // Have no header.
+        Rpc::OperatorMovePrimary | Rpc::OperatorSetCluster | Rpc::OperatorRemoveNode => (answer, None),
+        _ => with_member_id(answer, service.node.identity().member_id())?,
+    };
     if let Some(revision) = revision {
         // It is done: a node that is far behind is no reason to say otherwise.
         let _ = until(cx.deadline, timed_out, service.node.wait_revision(revision)).await;
@@ -190,7 +214,11 @@ impl Forwarded for FromPeers {
                 let status = Status::unimplemented(format!("{} is not served by netsy", request.path));
                 return ForwardReply::Status(call_status(&status));
             };
-            let client = Client { addr: from.addr, identity: request.client.parse().ok().map(Arc::new) };
+            let identity = match client_of(&request.client, service.identities, &service.node.identity().cluster_name) {
+                Ok(identity) => identity,
+                Err(status) => return ForwardReply::Status(call_status(&status)),
+            };
+            let client = Client { addr: from.addr, identity };
             let cx = UnaryContext {
                 deadline: request.deadline,
                 request_bytes: request.body.len(),
@@ -211,6 +239,20 @@ impl Forwarded for FromPeers {
     }
 }
 
+/// Who asked the node that passed the request on. What holds for those who connect here holds for them, too: where
+/// clients show certificates, a request of nobody, or of another cluster's client, is not run.
+fn client_of(text: &str, identities: bool, cluster: &str) -> Result<Option<Arc<Identity>>, Status> {
+    let refused = |why: String| Status::new(Code::PermissionDenied, format!("netsy: a request was passed on {why}"));
+    if text.is_empty() {
+        return if identities { Err(refused("without its client's identity".to_owned())) } else { Ok(None) };
+    }
+    let identity: Identity = text.parse().map_err(|e| refused(format!("for somebody unknown: {e}")))?;
+    if identity.cluster_id != cluster {
+        return Err(refused(format!("for {identity}, who is of another cluster than {cluster}")));
+    }
+    Ok(Some(Arc::new(identity)))
+}
+
 fn call_status(status: &Status) -> CallStatus {
     CallStatus { code: status.code as u32, message: status.message.clone().into_owned(), ..CallStatus::default() }
 }
@@ -226,6 +268,20 @@ fn unframed(body: Body) -> Bytes {
 mod tests {
     use super::*;
     use netsy_api::etcdserverpb::PutResponse;
+
+    #[test]
+    fn a_request_is_passed_on_in_the_name_of_a_client_of_this_cluster() {
+        let asked =
+            |text: &str, identities| client_of(text, identities, "prod").map(|found| found.map(|i| i.to_string()));
+        let known = "netsy://prod/client/app";
+        assert_eq!(asked(known, true), Ok(Some(known.to_owned())));
+        assert_eq!(asked("netsy://prod/peer/n2", true), Ok(Some("netsy://prod/peer/n2".to_owned())));
+        assert_eq!(asked("", false), Ok(None));
+        for (text, identities) in [("", true), ("netsy://other/client/app", true), ("app", true), ("app", false)] {
+            let status = asked(text, identities).expect_err("refused");
+            assert_eq!(status.code, Code::PermissionDenied, "{text}: {status}");
+        }
+    }
 
     #[test]
     fn the_header_of_a_passed_on_answer_is_this_nodes() {

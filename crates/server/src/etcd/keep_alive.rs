@@ -1,6 +1,6 @@
 //! etcdserverpb.Lease/LeaseKeepAlive: each request renews one lease and gets one answer.
 
-use super::errors::{status, timed_out};
+use super::errors::{no_leader, status, timed_out};
 use super::{Service, forward};
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::Body;
@@ -20,11 +20,13 @@ pub(super) async fn keep_alive(
     sink: &mut ResponseSink,
 ) -> Result<(), Status> {
     let mut draining = std::pin::pin!(context.draining());
+    let mut leaderless = std::pin::pin!(service.node.leader_lost());
     loop {
         let request = tokio::select! {
             biased;
             request = requests.next() => request?,
             () = &mut draining => return Err(server_stopped()),
+            () = &mut leaderless, if context.require_leader => return Err(no_leader()),
         };
         let Some(request) = request else { return Ok(()) };
         service.metrics.received(Rpc::LeaseKeepAlive);

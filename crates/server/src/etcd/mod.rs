@@ -1,4 +1,4 @@
-//! etcd's services: a file each. They translate messages to what the node does and back, and know
+//! etcd's services, and that of operators: a file each. They translate messages to what the node does and back, and know
 //! which header, code and text belongs to which answer.
 
 mod admit;
@@ -13,6 +13,7 @@ mod kv;
 mod kv_messages;
 mod lease;
 mod maintenance;
+mod operator;
 mod range_stream;
 mod router;
 pub(crate) mod versions;
@@ -36,6 +37,8 @@ pub(crate) struct Service {
     pub(crate) node: Node,
     pub(crate) metrics: Metrics,
     pub(crate) limits: CallLimits,
+    /// Clients show certificates: one without an identity is none of ours, whoever passes its request on.
+    pub(crate) identities: bool,
     /// A larger write is refused.
     pub(crate) request_bytes_max: usize,
     /// Turns true when the server drains.

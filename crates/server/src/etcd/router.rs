@@ -1,6 +1,6 @@
 //! Which handler a request goes to.
 
-use super::{Service, cluster, forward, health, keep_alive, kv, lease, maintenance, range_stream};
+use super::{Service, cluster, forward, health, keep_alive, kv, lease, maintenance, operator, range_stream};
 use crate::grpc::call::{streaming, unary, unary_of};
 use crate::grpc::reply::Responder;
 use crate::grpc::rpc::Rpc;
@@ -31,7 +31,12 @@ impl Routes for Service {
             | Rpc::LeaseGrant
             | Rpc::LeaseRevoke
             | Rpc::LeaseTimeToLive
-            | Rpc::Alarm => {
+            | Rpc::Alarm
+            | Rpc::MemberRemove
+            | Rpc::MemberPromote
+            | Rpc::OperatorMovePrimary
+            | Rpc::OperatorSetCluster
+            | Rpc::OperatorRemoveNode => {
                 let decide = async move |service: &Service, cx, body| forward::decide(service, cx, rpc, body).await;
                 Work::Queued(unary_of(site, incoming, rpc, Ok, decide).boxed())
             }
@@ -46,12 +51,10 @@ impl Routes for Service {
             Rpc::HashKv => Work::Queued(unary(site, incoming, rpc, maintenance::hash_kv).boxed()),
             Rpc::HealthCheck => Work::Here(unary(site, incoming, rpc, health::check).boxed()),
             Rpc::HealthWatch => Work::Queued(streaming(site, incoming, rpc, health::watch).boxed()),
-            Rpc::MemberAdd
-            | Rpc::MemberRemove
-            | Rpc::MemberUpdate
-            | Rpc::MemberPromote
-            | Rpc::Snapshot
-            | Rpc::Downgrade => refuse(incoming),
+            Rpc::MemberAdd | Rpc::MemberUpdate => refuse_with(incoming, &cluster::by_itself(rpc)),
+            Rpc::Snapshot | Rpc::Downgrade => refuse(incoming),
+            Rpc::OperatorCluster => Work::Queued(unary(site, incoming, rpc, operator::cluster).boxed()),
+            Rpc::OperatorRecover => Work::Queued(unary(site, incoming, rpc, operator::recover).boxed()),
             Rpc::MoveLeader => Work::Queued(unary(site, incoming, rpc, maintenance::move_leader).boxed()),
         }
     }
@@ -82,22 +85,27 @@ fn plain(service: Arc<Service>, incoming: Incoming) -> Work {
 
 /// A procedure that is not served: the code by which clients know to do without.
 fn refuse(incoming: Incoming) -> Work {
-    let Incoming { head, send, shared, .. } = incoming;
-    let path = head.uri.path();
+    let path = incoming.head.uri.path();
     let known = path.trim_start_matches('/').split_once('/').filter(|(service, _)| SERVICES.contains(service));
     let message = match known {
         Some((service, method)) => format!("unknown method {method} for service {service}: not served by netsy"),
         None => format!("unknown service in {path}: not served by netsy"),
     };
-    Responder { send, shared }.refuse(&Status::unimplemented(message));
+    refuse_with(incoming, &Status::unimplemented(message))
+}
+
+fn refuse_with(incoming: Incoming, status: &Status) -> Work {
+    let Incoming { send, shared, .. } = incoming;
+    Responder { send, shared }.refuse(status);
     Work::Here(std::future::ready(()).boxed())
 }
 
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "etcdserverpb.KV",
     "etcdserverpb.Watch",
     "etcdserverpb.Lease",
     "etcdserverpb.Cluster",
     "etcdserverpb.Maintenance",
+    "netsy.operator.Operator",
     "grpc.health.v1.Health",
 ];

@@ -84,6 +84,11 @@ rpcs! {
     Snapshot = "etcdserverpb.Maintenance" / "Snapshot", ServerStream;
     MoveLeader = "etcdserverpb.Maintenance" / "MoveLeader", Unary;
     Downgrade = "etcdserverpb.Maintenance" / "Downgrade", Unary;
+    OperatorCluster = "netsy.operator.Operator" / "Cluster", Unary;
+    OperatorMovePrimary = "netsy.operator.Operator" / "MovePrimary", Unary;
+    OperatorSetCluster = "netsy.operator.Operator" / "SetCluster", Unary;
+    OperatorRemoveNode = "netsy.operator.Operator" / "RemoveNode", Unary;
+    OperatorRecover = "netsy.operator.Operator" / "Recover", Unary;
     HealthCheck = "grpc.health.v1.Health" / "Check", Unary;
     HealthWatch = "grpc.health.v1.Health" / "Watch", ServerStream;
 }

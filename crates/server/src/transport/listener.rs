@@ -33,6 +33,9 @@ pub trait Acceptor: Clone + Send + Sync + 'static {
     /// What is spoken over.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
+    /// Whether every client that is greeted has an identity.
+    const IDENTIFIES: bool;
+
     /// Greets the client, and says who it is if that is known. Bounded in time by the caller.
     fn accept(&self, socket: TcpStream) -> impl Future<Output = io::Result<Accepted<Self::Stream>>> + Send;
 }
@@ -51,6 +54,7 @@ pub struct Plain;
 
 impl Acceptor for Plain {
     type Stream = TcpStream;
+    const IDENTIFIES: bool = false;
 
     async fn accept(&self, socket: TcpStream) -> io::Result<Accepted<TcpStream>> {
         Ok(Accepted { stream: socket, identity: None })
