@@ -44,6 +44,8 @@ pub(crate) struct Follower {
     receipted: LogIndex,
     /// How old the Primary's last contact with object storage was, and when it said so.
     pub(crate) primary_store: Option<(u64, Millis)>,
+    /// The Primary wants this node to make the snapshots.
+    pub(crate) snapshots: bool,
     next_alive: Millis,
     load: Option<CallId>,
     load_wanted: bool,
@@ -218,6 +220,7 @@ impl Engine {
         self.follower.verified = common;
         self.follower.verified_term = term;
         self.follower.told_commit = commit;
+        self.follower.snapshots = false;
         self.follower.receipted = LogIndex(0);
         self.send_alive();
         self.send_receipt();
@@ -294,6 +297,7 @@ impl Engine {
             return;
         }
         self.follower.told_commit = self.follower.told_commit.max(beat.commit);
+        self.follower.snapshots = beat.snapshots;
         self.follower.primary_store = beat.store_age.map(|age| (age, self.now));
         self.show_told();
         self.on_announced_floor(beat.watch_floor);

@@ -878,3 +878,39 @@ fn a_primary_that_cannot_read_the_manifest_steps_down_at_the_word_of_a_later_ter
     assert_eq!(bench.engine.may_create(Term(5)), Creating::No);
     assert!(bench.seen.iter().any(|c| matches!(c, Command::Follow { primary, .. } if *primary == node(2))));
 }
+
+#[test]
+fn a_replica_that_keeps_up_makes_the_snapshots_and_one_that_is_gone_does_not() {
+    let told = |bench: &Bench| -> Vec<(u64, bool)> {
+        let frames = bench.seen.iter().filter_map(|c| match c {
+            Command::ToReplica { stream, frame: ToReplica::Beat(beat) } => Some((stream.0, beat.snapshots)),
+            _ => None,
+        });
+        let all: Vec<_> = frames.collect();
+        all[all.len().saturating_sub(2)..].to_vec()
+    };
+    let mut alone = Bench::new(manifest(5, 0, &[0], -1), &[(1, 10)], 10, None);
+    alone.pass(6_000);
+    assert!(alone.engine.makes_snapshots(), "nobody else is there");
+    let mut bench = primary(None);
+    let alive = |bench: &mut Bench, stream| {
+        let frame = ToPrimary::Alive { watch_lowest: None, watch_floor: None, stopping: false };
+        bench.tell(Event::FromReplica { stream: StreamId(stream), frame });
+    };
+    for _ in 0..10 {
+        alive(&mut bench, 1);
+        alive(&mut bench, 2);
+        bench.pass(200);
+    }
+    assert!(!bench.engine.makes_snapshots());
+    assert_eq!(told(&bench), [(1, true), (2, false)]);
+    bench.tell(Event::StreamClosed(StreamId(1)));
+    for _ in 0..10 {
+        alive(&mut bench, 2);
+        bench.pass(200);
+    }
+    assert_eq!(told(&bench)[1], (2, true));
+    bench.tell(Event::StreamClosed(StreamId(2)));
+    bench.pass(1_000);
+    assert!(bench.engine.makes_snapshots());
+}
