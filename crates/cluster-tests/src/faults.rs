@@ -3,12 +3,14 @@
 use crate::checks;
 use crate::cluster::{Cluster, name};
 use crate::net::Place;
+use crate::operator;
 use crate::proxy::Mode;
 use crate::record::Shared;
 use crate::scenario::{Fault, ServerKind};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use netsy_api::etcdserverpb::MoveLeaderRequest;
 use netsy_e2e::random::Random;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A hand-over.
@@ -48,6 +50,7 @@ impl Faults {
             | Fault::Clock { node, .. }
             | Fault::Voters { node, .. }
             | Fault::Says { node, .. }
+            | Fault::Recover { node, .. }
             | Fault::Isolate { node, .. } => self.nodes(cluster, node, &[]).await?,
             _ => Vec::new(),
         };
@@ -116,6 +119,13 @@ impl Faults {
             Fault::StoreOk => cluster.store.well(),
             Fault::MovePrimary { apart } => return self.move_primary(cluster, *apart).await,
             Fault::Cure => self.cure(cluster)?,
+            Fault::Rest => shared.rest.store(true, Ordering::SeqCst),
+            Fault::Work => shared.rest.store(false, Ordering::SeqCst),
+            Fault::Recover { lost, .. } => {
+                let lost = self.nodes(cluster, lost, &[]).await?;
+                let at = *struck.first().context("nobody to ask")?;
+                operator::recover(cluster, at, &lost).await?;
+            }
             Fault::Voters { within, .. } => checks::voters(cluster, &struck, *within).await?,
             Fault::Says { place, text, within, .. } => checks::says(cluster, &struck, place, text, *within).await?,
             Fault::Serves { within } => return checks::serves(shared, *within).await,

@@ -13,6 +13,7 @@ mod faults;
 mod kept;
 mod logs;
 mod net;
+mod operator;
 mod process;
 mod proxy;
 mod record;

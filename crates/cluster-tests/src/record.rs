@@ -28,6 +28,8 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     /// Set to end all clients between two operations.
     pub stop: AtomicBool,
+    /// Set to have them wait between two operations.
+    pub rest: AtomicBool,
     /// What requests of unknown outcome were told, and how often.
     unknown: Mutex<BTreeMap<String, u64>>,
 }
@@ -43,6 +45,7 @@ impl Shared {
             revision: AtomicI64::new(1),
             acknowledged: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            rest: AtomicBool::new(false),
             unknown: Mutex::default(),
         })
     }

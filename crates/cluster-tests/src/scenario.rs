@@ -208,6 +208,12 @@ pub enum Fault {
     StoreFails { percent: u64 },
     /// The object store is well.
     StoreOk,
+    /// Clients do nothing new until told to work.
+    Rest,
+    /// They go on.
+    Work,
+    /// An operator gives databases up (R12): `netsy recover`, asked at one node, and confirmed.
+    Recover { node: Who, lost: Who },
     /// Ask the Primary to hand over (etcd's MoveLeader); with `apart`, only where it is the Elector, too.
     MovePrimary {
         #[serde(default)]

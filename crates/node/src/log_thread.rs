@@ -401,7 +401,8 @@ impl LogWork {
             }
         }
         self.disk_has_room();
-        self.node.metrics.local_commit(started.elapsed(), entries.len());
+        let bytes = entries.iter().map(|(_, entry)| entry.payload_bytes()).sum();
+        self.node.metrics.local_commit(started.elapsed(), entries.len(), bytes);
         true
     }
 

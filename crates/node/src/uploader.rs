@@ -324,7 +324,6 @@ impl Uploader {
         }
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(|(_, entry)| entry).collect();
         let entry_count = entries.len();
-        let payload: usize = entries.iter().map(|entry| entry.payload_bytes()).sum();
         let next = self.primary.chunk_writer.point_after(&tail, &entries);
         let meta = self.primary.chunk_writer.meta_after(&tail);
         let encoded = if entries.len() < 64 {
@@ -388,7 +387,6 @@ impl Uploader {
         self.node.metrics.chunk_creates.observe(call);
         self.node.metrics.chunks.fetch_add(1, Ordering::Relaxed);
         self.node.metrics.chunk_bytes.fetch_add(size, Ordering::Relaxed);
-        self.node.metrics.landed_bytes.fetch_add(payload as u64, Ordering::Relaxed);
         self.node.metrics.set_bucket_fault(None);
         if !answers {
             self.node.engine(|engine, now| engine.store_answers(now, true));

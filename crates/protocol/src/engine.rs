@@ -6,7 +6,7 @@
 //! What each part does stands in its own file: `promise` (R2), `take_over` (R4), `primary` (R5, R8), `streams` (R7 as
 //! the Primary), `follower` (R7, R8 as a replica), `reads` (R9), `change` and `voter_plan` (R10), `election` (R6, R12), `lock`
 //! and `health` (section 4), `hand_over` (planned moves, graceful stops), `disk`,
-//! `watch_floor`.
+//! `snapshots` (who makes them), `watch_floor`.
 
 use crate::command::{Command, LocalOp, Report, StoreCall};
 use crate::config::{Millis, RegisteredNode, Settings, Start};

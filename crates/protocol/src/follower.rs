@@ -44,6 +44,8 @@ pub(crate) struct Follower {
     receipted: LogIndex,
     /// How old the Primary's last contact with object storage was, and when it said so.
     pub(crate) primary_store: Option<(u64, Millis)>,
+    /// The Primary wants this node to make the snapshots.
+    pub(crate) snapshots: bool,
     next_alive: Millis,
     load: Option<CallId>,
     load_wanted: bool,
@@ -54,7 +56,8 @@ impl Engine {
     /// Whether this node hears the Primary of `term` now.
     pub(crate) fn hears(&self, term: Term) -> bool {
         self.follower.stream.as_ref().is_some_and(|s| {
-            s.welcomed && s.term == term && self.now.saturating_sub(s.last_heard) <= self.settings.silence()
+            let broken = self.peers.is_down(&s.primary.node_id);
+            s.welcomed && s.term == term && !broken && self.now.saturating_sub(s.last_heard) <= self.settings.silence()
         })
     }
 
@@ -215,9 +218,11 @@ impl Engine {
         if let Some(stream) = &mut self.follower.stream {
             stream.welcomed = true;
         }
+        self.peers.up(&stream.primary.node_id);
         self.follower.verified = common;
         self.follower.verified_term = term;
         self.follower.told_commit = commit;
+        self.follower.snapshots = false;
         self.follower.receipted = LogIndex(0);
         self.send_alive();
         self.send_receipt();
@@ -294,6 +299,7 @@ impl Engine {
             return;
         }
         self.follower.told_commit = self.follower.told_commit.max(beat.commit);
+        self.follower.snapshots = beat.snapshots;
         self.follower.primary_store = beat.store_age.map(|age| (age, self.now));
         self.show_told();
         self.on_announced_floor(beat.watch_floor);

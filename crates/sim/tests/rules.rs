@@ -868,6 +868,7 @@ fn a_disk_that_has_room_again_keeps_its_primary() {
     assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
 }
 
+<<<<<<< HEAD
 #[test]
 fn a_primary_that_cannot_read_the_manifest_steps_down_at_the_word_of_a_later_term() {
     let mut bench = primary(None);
@@ -877,4 +878,91 @@ fn a_primary_that_cannot_read_the_manifest_steps_down_at_the_word_of_a_later_ter
     assert!(bench.seen.iter().any(|c| matches!(c, Command::StepDown { term: Term(5) })));
     assert_eq!(bench.engine.may_create(Term(5)), Creating::No);
     assert!(bench.seen.iter().any(|c| matches!(c, Command::Follow { primary, .. } if *primary == node(2))));
+}
+
+#[test]
+fn a_replica_that_keeps_up_makes_the_snapshots_and_one_that_is_gone_does_not() {
+    let told = |bench: &Bench| -> Vec<(u64, bool)> {
+        let frames = bench.seen.iter().filter_map(|c| match c {
+            Command::ToReplica { stream, frame: ToReplica::Beat(beat) } => Some((stream.0, beat.snapshots)),
+            _ => None,
+        });
+        let all: Vec<_> = frames.collect();
+        all[all.len().saturating_sub(2)..].to_vec()
+    };
+    let mut alone = Bench::new(manifest(5, 0, &[0], -1), &[(1, 10)], 10, None);
+    alone.pass(6_000);
+    assert!(alone.engine.makes_snapshots(), "nobody else is there");
+    let mut bench = primary(None);
+    let alive = |bench: &mut Bench, stream| {
+        let frame = ToPrimary::Alive { watch_lowest: None, watch_floor: None, stopping: false };
+        bench.tell(Event::FromReplica { stream: StreamId(stream), frame });
+    };
+    for _ in 0..10 {
+        alive(&mut bench, 1);
+        alive(&mut bench, 2);
+        bench.pass(200);
+    }
+    assert!(!bench.engine.makes_snapshots());
+    assert_eq!(told(&bench), [(1, true), (2, false)]);
+    bench.tell(Event::StreamClosed(StreamId(1)));
+    for _ in 0..10 {
+        alive(&mut bench, 2);
+        bench.pass(200);
+    }
+    assert_eq!(told(&bench)[1], (2, true));
+    bench.tell(Event::StreamClosed(StreamId(2)));
+    bench.pass(1_000);
+    assert!(bench.engine.makes_snapshots());
+=======
+fn elections_began(bench: &Bench) -> bool {
+    bench.seen.iter().any(|c| matches!(c, Command::Send { message: Message::PromiseAsk { .. }, .. }))
+}
+
+#[test]
+fn a_voter_that_is_late_with_its_answer_is_asked_again() {
+    let mut bench =
+        Bench::with(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 5, None, |bench| bench.elector = true);
+    bench.tell(Event::PeerDown(node(1)));
+    let asked = |bench: &Bench| {
+        let all = bench.seen.iter().filter_map(|c| match c {
+            Command::Send { to, message: Message::HearsAsk { query, .. } } if *to == node(2) => Some(*query),
+            _ => None,
+        });
+        all.collect::<Vec<u64>>()
+    };
+    let first = *asked(&bench).last().expect("asked");
+    bench.pass(600);
+    assert!(asked(&bench).len() >= 2 && asked(&bench).iter().all(|query| *query == first));
+    let lost = |c: &Command| matches!(c, Command::Report(netsy_protocol::command::Report::QuorumLost { .. }));
+    assert!(!bench.seen.iter().any(lost), "it had no time yet");
+    let incarnation = process(2).incarnation;
+    bench.message(2, Message::Hears { query: first, incarnation, hears: false, primary_store_age: None });
+    assert!(elections_began(&bench));
+}
+
+#[test]
+fn no_hand_over_without_an_elector_or_object_storage() {
+    // Nobody was heard as Elector.
+    let mut bench = primary(None);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Report(netsy_protocol::command::Report::Declined(_)))));
+    // With one, writes pause; they go on when nothing comes of it.
+    let mut bench =
+        Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+    bench.pass(100);
+    bench.follow(1, 1, &[(1, 10)], 10);
+    bench.swap = Some(StoreResult::Unknown);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::No, "it promised the next term to itself, the Elector");
+    // Without object storage they do not pause.
+    let mut bench =
+        Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+    bench.pass(100);
+    bench.follow(1, 1, &[(1, 10)], 10);
+    bench.engine.store_answers(bench.now, false);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
+>>>>>>> fault
 }
