@@ -149,7 +149,11 @@ impl Engine {
     pub(crate) fn on_promised(&mut self, from: NodeId, election: u64, term: Term, promise: Promise) {
         let Some(current) = self.election.as_mut().filter(|e| e.id == election && e.term == term) else { return };
         if promise.process.node_id == from && current.step == Step::Asking {
-            current.promises.insert(from, promise);
+            let stopping = promise.stopping;
+            current.promises.insert(from.clone(), promise);
+            if !stopping {
+                self.runs_again(&from);
+            }
             self.elect();
         }
     }
