@@ -214,7 +214,8 @@ async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Res
 
 /// The longest time in which no write was acknowledged.
 fn longest_pause(ops: &[netsy_history::Op]) -> String {
-    let mut times: Vec<u64> = ops.iter().filter(|op| op.wrote() && op.client < LAST_CLIENT).map(|op| op.returned).collect();
+    let mut times: Vec<u64> =
+        ops.iter().filter(|op| op.wrote() && op.client < LAST_CLIENT).map(|op| op.returned).collect();
     times.sort_unstable();
     let seconds = |units: u64| units as f64 / UNITS_PER_SECOND as f64;
     match times.windows(2).max_by_key(|two| two[1] - two[0]) {

@@ -163,7 +163,8 @@ fn step(state: &WalState, connection: &Connection) -> rusqlite::Result<()> {
 pub(crate) fn make_room(database: &Path) -> Result<(), Error> {
     let wal = Folder::beside(database, "-wal");
     let frame_bytes = PAGE_BYTES + FRAME_HEADER_BYTES;
-    let room = |file: &Path, bytes| files::extend_with_zeros(file, bytes).map_err(|e| Error::io(file, "making room in", e));
+    let room =
+        |file: &Path, bytes| files::extend_with_zeros(file, bytes).map_err(|e| Error::io(file, "making room in", e));
     room(&wal, WAL_HEADER_BYTES + ROOM_FRAMES * frame_bytes)?;
     if OFTEN {
         return Ok(()); // A file layer that forgets knows nothing of shared memory.

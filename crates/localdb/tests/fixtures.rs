@@ -73,12 +73,8 @@ fn write() {
     writer.set_promised_term(Term(9)).expect("promise");
     writer.set_note("led", b"a note").expect("note");
     let entries = entries();
-    let batch = Batch {
-        entries: &entries,
-        visible_index: Some(LogIndex(7)),
-        uploaded: Some(uploaded()),
-        ..Batch::default()
-    };
+    let batch =
+        Batch { entries: &entries, visible_index: Some(LogIndex(7)), uploaded: Some(uploaded()), ..Batch::default() };
     writer.commit(&batch).expect("commit");
     writer.commit(&Batch { delete: &[COMPACTED], ..Batch::default() }).expect("delete");
     drop((writer, readers));
@@ -113,7 +109,8 @@ fn a_database_of_schema_1_opens() {
     let expected = entries();
     let whole: Vec<(Position, Entry)> = expected.iter().skip(2).map(|(at, entry)| (*at, Entry::clone(entry))).collect();
     assert_eq!(readers.entries_from(LogIndex(3), usize::MAX).expect("entries"), whole);
-    let rows: Vec<_> = expected.iter().flat_map(|(at, entry)| entry.rows(*at)).filter(|r| r.position != COMPACTED).collect();
+    let rows: Vec<_> =
+        expected.iter().flat_map(|(at, entry)| entry.rows(*at)).filter(|r| r.position != COMPACTED).collect();
     assert_eq!(readers.rows_after(Position(0), 100, usize::MAX).expect("rows"), rows);
     let mut scanned = 0;
     readers
