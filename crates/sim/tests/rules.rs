@@ -870,7 +870,6 @@ fn a_disk_that_has_room_again_keeps_its_primary() {
     assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
 }
 
-<<<<<<< HEAD
 #[test]
 fn a_primary_that_cannot_read_the_manifest_steps_down_at_the_word_of_a_later_term() {
     let mut bench = primary(None);
@@ -916,15 +915,15 @@ fn a_replica_that_keeps_up_makes_the_snapshots_and_one_that_is_gone_does_not() {
     bench.tell(Event::StreamClosed(StreamId(2)));
     bench.pass(1_000);
     assert!(bench.engine.makes_snapshots());
-=======
+}
+
 fn elections_began(bench: &Bench) -> bool {
     bench.seen.iter().any(|c| matches!(c, Command::Send { message: Message::PromiseAsk { .. }, .. }))
 }
 
 #[test]
 fn a_voter_that_is_late_with_its_answer_is_asked_again() {
-    let mut bench =
-        Bench::with(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 5, None, |bench| bench.elector = true);
+    let mut bench = Bench::with(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 5, None, |bench| bench.elector = true);
     bench.tell(Event::PeerDown(node(1)));
     let asked = |bench: &Bench| {
         let all = bench.seen.iter().filter_map(|c| match c {
@@ -951,22 +950,19 @@ fn no_hand_over_without_an_elector_or_object_storage() {
     assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
     assert!(bench.seen.iter().any(|c| matches!(c, Command::Report(netsy_protocol::command::Report::Declined(_)))));
     // With one, writes pause; they go on when nothing comes of it.
-    let mut bench =
-        Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+    let mut bench = Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
     bench.pass(100);
     bench.follow(1, 1, &[(1, 10)], 10);
     bench.swap = Some(StoreResult::Unknown);
     bench.tell(Event::MovePrimary(Some(node(1))));
     assert_eq!(bench.engine.may_create(Term(5)), Creating::No, "it promised the next term to itself, the Elector");
     // Without object storage they do not pause.
-    let mut bench =
-        Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+    let mut bench = Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
     bench.pass(100);
     bench.follow(1, 1, &[(1, 10)], 10);
     bench.engine.store_answers(bench.now, false);
     bench.tell(Event::MovePrimary(Some(node(1))));
     assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
->>>>>>> fault
 }
 
 #[test]
