@@ -125,7 +125,11 @@ impl Engine {
         }
         self.peers.up(&from);
         let known = self.nodes.get(&from);
-        let same = known.is_some_and(|n| n.incarnation == report.process.incarnation && n.address == report.address);
+        // One that was stopped and runs again may have kept database and address.
+        let same = known.is_some_and(|n| {
+            let runs = !n.stopped || report.stopping;
+            n.incarnation == report.process.incarnation && n.address == report.address && runs
+        });
         if !same {
             let node = RegisteredNode {
                 node_id: from.clone(),
