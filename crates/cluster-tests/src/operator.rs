@@ -25,7 +25,8 @@ pub async fn recover(cluster: &Cluster, at: usize, lost: &[usize]) -> Result<()>
 
 async fn run(cluster: &Cluster, args: &[String]) -> Result<String> {
     let done = Command::new(&cluster.netsy).args(args).kill_on_drop(true).output();
-    let output = tokio::time::timeout(COMMAND_WITHIN, done).await.with_context(|| format!("netsy {args:?}: no end"))??;
+    let output =
+        tokio::time::timeout(COMMAND_WITHIN, done).await.with_context(|| format!("netsy {args:?}: no end"))??;
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         bail!("netsy {}: {}: {out}{}", args.join(" "), output.status, String::from_utf8_lossy(&output.stderr));

@@ -2,7 +2,7 @@
 
 use crate::server::{Server, find_program};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,10 @@ fn program() -> PathBuf {
     find_program("ETCDCTL_BIN", &["/usr/bin/etcdctl", "../../.tools/etcdctl"], "apt-get install etcd-client")
 }
 
-/// `etcdctl` pointed at one server.
+/// `etcdctl` pointed at a server, or several.
 pub struct Etcdctl {
-    endpoint: String,
+    /// Arguments before every command's own.
+    globals: Vec<String>,
 }
 
 /// What a finished command left.
@@ -33,12 +34,24 @@ pub struct Done {
 impl Etcdctl {
     /// For this server.
     pub fn new(server: &Server) -> Self {
-        Self { endpoint: server.address().to_owned() }
+        Self { globals: vec![format!("--endpoints={}", server.address())] }
+    }
+
+    /// For these endpoints, with a certificate and its key, accepting what the CA signed.
+    pub fn with_tls(endpoints: &str, ca: &Path, cert: &Path, key: &Path) -> Self {
+        let endpoints: Vec<String> = endpoints.split(',').map(|address| format!("https://{address}")).collect();
+        let globals = vec![
+            format!("--endpoints={}", endpoints.join(",")),
+            format!("--cacert={}", ca.display()),
+            format!("--cert={}", cert.display()),
+            format!("--key={}", key.display()),
+        ];
+        Self { globals }
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(program());
-        command.arg(format!("--endpoints={}", self.endpoint)).arg(DONE_WITHIN).args(args).env_remove("ETCDCTL_BIN");
+        command.args(&self.globals).arg(DONE_WITHIN).args(args).env_remove("ETCDCTL_BIN");
         command
     }
 
@@ -63,9 +76,12 @@ impl Etcdctl {
 
     /// Runs a command that takes its own time.
     pub fn try_run_long(&self, args: &[&str]) -> Done {
-        let endpoint = format!("--endpoints={}", self.endpoint);
-        let output =
-            Command::new(program()).arg(endpoint).args(args).env_remove("ETCDCTL_BIN").stdin(Stdio::null()).output();
+        let output = Command::new(program())
+            .args(&self.globals)
+            .args(args)
+            .env_remove("ETCDCTL_BIN")
+            .stdin(Stdio::null())
+            .output();
         done(output.expect("run etcdctl"))
     }
 
@@ -96,7 +112,7 @@ impl Etcdctl {
         let file = || tempfile::NamedTempFile::new().expect("make a file for etcdctl's output");
         let (out, err) = (file(), file());
         let child = Command::new(program())
-            .arg(format!("--endpoints={}", self.endpoint))
+            .args(&self.globals)
             .args(args)
             .env_remove("ETCDCTL_BIN")
             .stdin(Stdio::null())

@@ -13,6 +13,7 @@ pub mod arguments;
 pub mod client;
 pub mod crash;
 pub mod etcdctl;
+pub mod nodes;
 pub mod ops;
 pub mod random;
 pub mod raw_grpc;

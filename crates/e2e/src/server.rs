@@ -37,7 +37,8 @@ impl Kind {
         }
     }
 
-    fn program(self) -> PathBuf {
+    /// Where it is.
+    pub fn program(self) -> PathBuf {
         match self {
             Self::Netsy => find_program("NETSY_BIN", &["netsy", "../release/netsy"], "build it: cargo build -p netsy"),
             Self::Etcd => find_program("ETCD_BIN", &["../../.tools/etcd"], "build it: scripts/etcd.sh"),

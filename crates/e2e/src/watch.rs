@@ -49,6 +49,14 @@ impl WatchStream {
         self.requests.send(pb::WatchRequest { request_union: Some(request) }).await.ok()
     }
 
+    /// Waits, for as long as it takes, until the server ends the stream; gives the reason. Nothing may come before.
+    pub async fn end(&mut self) -> Status {
+        match self.try_next().await {
+            Err(status) => status,
+            Ok(answer) => panic!("the stream was to end with an error, this came: {answer:?}"),
+        }
+    }
+
     /// Asks for a watch and awaits that it is made; gives its answer.
     pub async fn create(&mut self, request: pb::WatchCreateRequest) -> pb::WatchResponse {
         self.send(RequestUnion::CreateRequest(request)).await;

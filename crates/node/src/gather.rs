@@ -38,20 +38,27 @@ impl Gather {
         self.landed = Some(Landed { at, call, carried, waiting });
     }
 
-    /// How long to wait for more, where `waiting` entries are there and the last of them came at `arrived`. `None`: not
-    /// at all.
-    pub(crate) fn wait(&self, now: Instant, waiting: usize, arrived: Option<Instant>) -> Option<Duration> {
+    /// How long to wait before asking again, where `waiting` entries are there, the last of them came at `arrived`, and
+    /// `queued` writes wait to become some. `None`: the chunk begins now.
+    pub(crate) fn wait(
+        &self,
+        now: Instant,
+        waiting: usize,
+        queued: usize,
+        arrived: Option<Instant>,
+    ) -> Option<Duration> {
         let last = self.landed.as_ref()?;
         if waiting >= last.carried + last.waiting {
             return None;
         }
         let passed = now.saturating_duration_since(last.at);
-        let came = waiting.saturating_sub(last.waiting) as f64;
+        let came = (waiting + queued).saturating_sub(last.waiting) as f64;
         let usual = last.carried as f64 * passed.as_secs_f64() / last.call.as_secs_f64();
         if passed >= last.call / JUDGED_PART && came < 1.5 * usual {
             return None;
         }
-        let quiet_since = arrived.map_or(last.at, |arrived| arrived.max(last.at));
+        // What is queued waits for a local commit.
+        let quiet_since = if queued > 0 { now } else { arrived.map_or(last.at, |arrived| arrived.max(last.at)) };
         let end = (last.at + last.call / WAIT_PART).min(quiet_since + last.call / IDLE_PART);
         end.checked_duration_since(now).filter(|left| !left.is_zero())
     }
@@ -71,9 +78,9 @@ mod tests {
     fn the_first_chunk_and_one_client_wait_for_nobody() {
         let start = Instant::now();
         let mut gather = Gather::default();
-        assert_eq!(gather.wait(start, 1, Some(start)), None);
+        assert_eq!(gather.wait(start, 1, 0, Some(start)), None);
         gather.landed(start, CALL, 1, 0);
-        assert_eq!(gather.wait(start + ms(1), 1, Some(start + ms(1))), None, "it came back: all are there");
+        assert_eq!(gather.wait(start + ms(1), 1, 0, Some(start + ms(1))), None, "it came back: all are there");
     }
 
     #[test]
@@ -81,10 +88,10 @@ mod tests {
         let start = Instant::now();
         let mut gather = Gather::default();
         gather.landed(start, CALL, 500, 500);
-        assert_eq!(gather.wait(start, 500, Some(start - ms(5))), Some(ms(2)));
-        assert_eq!(gather.wait(start + ms(1), 600, Some(start + ms(1))), Some(ms(2)));
-        assert_eq!(gather.wait(start + ms(8), 999, Some(start + ms(8))), Some(ms(2)));
-        assert_eq!(gather.wait(start + ms(8), 1_000, Some(start + ms(8))), None, "all are there");
+        assert_eq!(gather.wait(start, 500, 0, Some(start - ms(5))), Some(ms(2)));
+        assert_eq!(gather.wait(start + ms(1), 600, 0, Some(start + ms(1))), Some(ms(2)));
+        assert_eq!(gather.wait(start + ms(8), 999, 0, Some(start + ms(8))), Some(ms(2)));
+        assert_eq!(gather.wait(start + ms(8), 1_000, 0, Some(start + ms(8))), None, "all are there");
     }
 
     #[test]
@@ -92,10 +99,11 @@ mod tests {
         let start = Instant::now();
         let mut gather = Gather::default();
         gather.landed(start, CALL, 500, 0);
-        assert_eq!(gather.wait(start + ms(2), 100, Some(start)), None, "nothing came for 2 ms");
-        assert_eq!(gather.wait(start + ms(15), 490, Some(start + ms(15))), Some(ms(1)), "the rest of 16 ms");
-        assert_eq!(gather.wait(start + ms(16), 490, Some(start + ms(16))), None);
-        assert_eq!(gather.wait(start + ms(500), 100, Some(start + ms(500))), None, "long after, at once");
+        assert_eq!(gather.wait(start + ms(2), 100, 0, Some(start)), None, "nothing came for 2 ms");
+        assert_eq!(gather.wait(start + ms(3), 100, 9, Some(start)), Some(ms(2)), "some wait for a local commit");
+        assert_eq!(gather.wait(start + ms(15), 490, 0, Some(start + ms(15))), Some(ms(1)), "the rest of 16 ms");
+        assert_eq!(gather.wait(start + ms(16), 490, 0, Some(start + ms(16))), None);
+        assert_eq!(gather.wait(start + ms(500), 100, 0, Some(start + ms(500))), None, "long after, at once");
     }
 
     #[test]
@@ -104,8 +112,8 @@ mod tests {
         let mut gather = Gather::default();
         // 320 in a call, ten each millisecond.
         gather.landed(start, CALL, 320, 320);
-        assert_eq!(gather.wait(start + ms(3), 350, Some(start + ms(3))), Some(ms(2)), "too early to tell");
-        assert_eq!(gather.wait(start + ms(4), 360, Some(start + ms(4))), None);
-        assert_eq!(gather.wait(start + ms(4), 380, Some(start + ms(4))), Some(ms(2)), "those answered come back");
+        assert_eq!(gather.wait(start + ms(3), 350, 0, Some(start + ms(3))), Some(ms(2)), "too early to tell");
+        assert_eq!(gather.wait(start + ms(4), 360, 0, Some(start + ms(4))), None);
+        assert_eq!(gather.wait(start + ms(4), 380, 0, Some(start + ms(4))), Some(ms(2)), "those answered come back");
     }
 }

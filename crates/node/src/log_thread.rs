@@ -118,6 +118,11 @@ impl LogThread {
         let _ = self.0.try_send(Command::Kick);
     }
 
+    /// Commands that wait for the thread.
+    pub(crate) fn queued(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+
     /// Ends the thread; gives the database back.
     pub(crate) async fn stop(&self) -> Option<localdb::Writer> {
         let (done, stopped) = oneshot::channel();

@@ -158,7 +158,11 @@ impl Engine {
             // R12: nothing is given up that is there.
             return self.decline_recovery(format!("node {from} answers with the database that votes: it is not lost"));
         }
-        current.promises.insert(from, promise);
+        let stopping = promise.stopping;
+        current.promises.insert(from.clone(), promise);
+        if !stopping {
+            self.runs_again(&from);
+        }
         self.elect();
     }
 

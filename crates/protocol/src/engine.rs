@@ -269,7 +269,13 @@ impl Engine {
             Message::ElectorGoneAsk { query, session } => self.on_elector_gone_ask(from, query, session),
             Message::ElectorGone { query, gone } => self.on_elector_gone(from, query, gone),
             Message::ElectorResigns { session } => self.on_elector_resigns(session),
-            Message::Elected { term, primary } => self.on_elected(term, primary),
+            Message::Elected { term, primary } => {
+                // Just now; what an old manifest says tells nothing of who runs.
+                if self.follower.target.as_ref().is_none_or(|(known, _)| *known < term) {
+                    self.runs_again(&primary.node_id);
+                }
+                self.on_elected(term, primary);
+            }
             Message::HandOver { term, to, reason } => self.on_hand_over_wish(from, term, to, reason),
             Message::Confirm { term, round } => self.on_confirm(from, term, round),
             Message::Confirmed { term, round, incarnation } => self.on_confirmed(from, term, round, incarnation),
@@ -464,6 +470,14 @@ impl Engine {
             self.follower.retry_at = self.now;
             self.leave_old_primary(term);
             self.tick_follower();
+        }
+    }
+
+    /// A node was known to have stopped, and is there: it may be called again.
+    pub(crate) fn runs_again(&mut self, node: &NodeId) {
+        if let Some(known) = self.nodes.get_mut(node).filter(|known| known.stopped) {
+            known.stopped = false;
+            self.out.push_back(Command::Nodes(self.nodes.values().cloned().collect()));
         }
     }
 

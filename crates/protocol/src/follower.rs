@@ -56,7 +56,8 @@ impl Engine {
     /// Whether this node hears the Primary of `term` now.
     pub(crate) fn hears(&self, term: Term) -> bool {
         self.follower.stream.as_ref().is_some_and(|s| {
-            s.welcomed && s.term == term && self.now.saturating_sub(s.last_heard) <= self.settings.silence()
+            let broken = self.peers.is_down(&s.primary.node_id);
+            s.welcomed && s.term == term && !broken && self.now.saturating_sub(s.last_heard) <= self.settings.silence()
         })
     }
 
@@ -217,6 +218,7 @@ impl Engine {
         if let Some(stream) = &mut self.follower.stream {
             stream.welcomed = true;
         }
+        self.peers.up(&stream.primary.node_id);
         self.follower.verified = common;
         self.follower.verified_term = term;
         self.follower.told_commit = commit;

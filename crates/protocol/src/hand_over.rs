@@ -12,8 +12,12 @@ use netsy_api::ids::{LogIndex, NodeId, Term};
 
 /// A hand-over on request is given up after this, and the Primary goes on.
 const MOVE_MAX: Millis = 5_000;
+/// Writes pause for this long at most; then the hand-over is given up.
+const PAUSE_MAX: Millis = 2_000;
 /// Uploads are waited for this long before a hand-over goes on without them.
-const FLUSH_MAX: Millis = 2_000;
+const FLUSH_MAX: Millis = 1_000;
+/// A stopping Primary whose hand-over came to nothing lets writes through for this long before the next try.
+const NEXT_TRY: Millis = 1_000;
 /// Wishes and Leave messages are repeated after this.
 const REPEAT: Millis = 200;
 /// A stopping Primary waits this long for a replica that could follow it to catch up.
@@ -37,6 +41,7 @@ pub(crate) struct HandOver {
     to: NodeId,
     stopping: bool,
     pub(crate) paused: bool,
+    paused_at: Millis,
     since: Millis,
     step: Step,
     repeat_at: Millis,
@@ -53,6 +58,8 @@ pub(crate) struct Stop {
     finishing: bool,
     flushed: Option<LogIndex>,
     repeat_at: Millis,
+    /// No hand-over is tried before this.
+    next_try: Millis,
     marking: bool,
 }
 
@@ -85,6 +92,8 @@ impl Engine {
             "a hand-over is under way"
         } else if self.successor(to.as_ref()).is_none() {
             "no such voter has caught up"
+        } else if !self.elector_answers() {
+            "there is no Elector at the moment"
         } else {
             return self.start_hand_over(to.as_ref(), false);
         };
@@ -98,6 +107,7 @@ impl Engine {
             to,
             stopping,
             paused: false,
+            paused_at: self.now,
             since: self.now,
             step: Step::Flushing(end),
             repeat_at: self.now,
@@ -107,41 +117,40 @@ impl Engine {
     }
 
     pub(crate) fn tick_hand_over(&mut self) {
+        let now = self.now;
         let Some(hand_over) = &self.hand_over else { return };
-        let waited = self.now.saturating_sub(hand_over.since);
-        if waited >= MOVE_MAX
-            && let Some(primary) = &mut self.primary
-        {
+        let paused = hand_over.paused && now.saturating_sub(hand_over.paused_at) >= PAUSE_MAX;
+        if !paused && now.saturating_sub(hand_over.since) < MOVE_MAX {
+            return self.hand_over_may_go_on();
+        }
+        // Writes go on here, unless this node promised another term meanwhile: then it is replaced anyway.
+        let stopping = hand_over.stopping;
+        self.hand_over = None;
+        if let Some(primary) = &mut self.primary {
             primary.lease = ReadLease::new(self.settings.read_lease);
         }
-        let Some(hand_over) = &self.hand_over else { return };
-        if !hand_over.stopping && waited >= MOVE_MAX {
-            // Writes go on here, unless this node promised another term meanwhile: then it is replaced anyway.
-            self.hand_over = None;
-            self.report(Report::Declined("the hand-over was not done in time".into()));
-            return;
-        }
-        if hand_over.stopping && waited >= MOVE_MAX {
+        match &mut self.stop {
             // Perhaps another one can follow.
-            self.hand_over = None;
-            return;
+            Some(stop) if stopping => stop.next_try = now + NEXT_TRY,
+            _ => self.report(Report::Declined("the hand-over was not done in time".into())),
         }
-        self.hand_over_may_go_on();
     }
 
     pub(crate) fn hand_over_may_go_on(&mut self) {
         let (now, end) = (self.now, self.log.end().last_index);
         let committed = self.committed();
+        let failing = self.store_failing_since.is_some();
         let Some(hand_over) = &mut self.hand_over else { return };
         let Some(primary) = &mut self.primary else { return };
         let held = primary.streams.values().filter(|r| r.process.node_id == hand_over.to).map(|r| r.held).max();
         match hand_over.step {
             Step::Flushing(through) => {
                 let over = now.saturating_sub(hand_over.since) >= FLUSH_MAX;
-                if primary.change.is_some() || primary.uploaded < through && !over {
+                // Without object storage nobody is elected: writes do not pause for that.
+                if primary.change.is_some() || failing || primary.uploaded < through && !over {
                     return;
                 }
-                hand_over.paused = true;
+                (hand_over.paused, hand_over.paused_at) = (true, now);
                 hand_over.step = Step::Settling(now);
                 self.flush_all();
                 self.hand_over_may_go_on();
@@ -205,6 +214,7 @@ impl Engine {
             finishing: false,
             flushed: None,
             repeat_at: self.now,
+            next_try: self.now,
             marking: false,
         });
         self.tell_elector();
@@ -270,7 +280,12 @@ impl Engine {
             return;
         }
         if self.successor(None).is_some() && self.stop.as_ref().is_some_and(|s| !s.paused) {
-            return self.start_hand_over(None, true);
+            // A stop cannot be done without an Elector and object storage: until then writes go on.
+            let may = self.stop.as_ref().is_some_and(|s| self.now >= s.next_try) && self.elector_answers();
+            if may {
+                self.start_hand_over(None, true);
+            }
+            return;
         }
         let Some(primary) = &mut self.primary else { return };
         let others = primary.streams.values().any(|r| !r.stopping && self.now.saturating_sub(r.last_heard) <= silence);

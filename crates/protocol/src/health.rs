@@ -7,6 +7,9 @@ use crate::message::{Message, NodeReport};
 use netsy_api::ids::{Incarnation, NodeId, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// After a Primary was spared, it is looked at again after this, the next times later: a voter that said that it hears
+/// it may not have noticed yet that it is gone.
+const SPARED_FIRST: Millis = 100;
 /// How long the voters are waited for when they are asked whether they hear the Primary.
 const HEARS_WAIT: Millis = 200;
 /// A Primary that was elected and does not take over is replaced after this.
@@ -41,6 +44,8 @@ pub(crate) struct Peers {
     query: u64,
     /// After a Primary was spared, or an election came to nothing.
     quiet_until: Millis,
+    /// How often in a row a Primary was spared.
+    spared: u32,
     elected_at: Millis,
     next_deregister: Millis,
     /// Since when a node that answers has promised more than the manifest's term: it cannot follow its Primary.
@@ -120,7 +125,11 @@ impl Engine {
         }
         self.peers.up(&from);
         let known = self.nodes.get(&from);
-        let same = known.is_some_and(|n| n.incarnation == report.process.incarnation && n.address == report.address);
+        // One that was stopped and runs again may have kept database and address.
+        let same = known.is_some_and(|n| {
+            let runs = !n.stopped || report.stopping;
+            n.incarnation == report.process.incarnation && n.address == report.address && runs
+        });
         if !same {
             let node = RegisteredNode {
                 node_id: from.clone(),
@@ -235,6 +244,7 @@ impl Engine {
         self.peers.ahead_since = if ahead { self.peers.ahead_since.or(Some(now)) } else { None };
         let Some((why, certain, avoid)) = self.against_primary() else {
             self.peers.suspicion = None;
+            self.peers.spared = 0;
             self.quorum_lost = None;
             return;
         };
@@ -301,7 +311,9 @@ impl Engine {
         if spared || over {
             // Only this node lost it, or nobody needs it.
             self.peers.suspicion = None;
-            self.peers.quiet_until = self.now + self.settings.heartbeat_interval;
+            let pause = SPARED_FIRST << self.peers.spared.min(8);
+            self.peers.spared += 1;
+            self.peers.quiet_until = self.now + pause.min(self.settings.heartbeat_interval);
             return;
         }
         if answer < rule.election && !all && waited < self.settings.silence() {

@@ -31,9 +31,7 @@ impl Engine {
     pub fn makes_snapshots(&self) -> bool {
         match &self.primary {
             Some(primary) => primary.phase == Phase::Ready && primary.snapshot_maker.is_none(),
-            None => {
-                self.follower.snapshots && self.follower.target.as_ref().is_some_and(|(term, _)| self.hears(*term))
-            }
+            None => self.follower.snapshots && self.follower.target.as_ref().is_some_and(|(term, _)| self.hears(*term)),
         }
     }
 

@@ -128,10 +128,7 @@ fn settle(world: &mut World, calm_at: u64) -> bool {
     false
 }
 
-fn quiet(world: &mut World) -> bool {
-    if let Some(end) = world.primary().and_then(|slot| world.slots.get(slot)?.process.as_ref()).map(|p| p.mem.len()) {
-        world.truth.ends_at(end);
-    }
+fn quiet(world: &World) -> bool {
     let ends: Vec<usize> =
         world.slots.iter().filter_map(|s| s.process.as_ref()).map(|p| p.store.visible_index().0 as usize).collect();
     // What a chunk commits before any node shows it has to be shown, too.

@@ -47,9 +47,8 @@ impl World {
             }
         }
         process.store.set_visible(index);
-        let term = process.engine.promised();
         for entry in process.mem.iter().take(index.0 as usize).skip(before.0 as usize) {
-            self.truth.shown(&name, term, entry);
+            self.truth.shown(&name, entry);
         }
         self.shown(slot);
     }
@@ -99,8 +98,10 @@ impl World {
         }
         process.store.lease_extend_all(now);
         process.leading = Some(term);
+        let end = process.mem.len();
         process.engine.handle(now, Event::Leading(term));
         self.count("leads");
+        self.truth.leads(term, end);
         self.drain(slot);
         self.write_soon(slot);
     }

@@ -10,6 +10,7 @@ fn breaks(mutant: Mutant, seed: u64) -> bool {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: scripts/test runs it in release")]
 fn the_rules_hold() {
     for seed in 1..=30 {
         let finding = run(Scenario::of_seed(seed), None, false);
@@ -24,6 +25,7 @@ fn a_seed_replays_exactly() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: scripts/test runs it in release")]
 fn each_is_caught_by_its_seed() {
     for (mutant, seed) in SEEDS {
         assert!(breaks(*mutant, *seed), "{mutant:?} is not caught by seed {seed}: look for another with --mutants");

@@ -7,7 +7,7 @@ use netsy_protocol::config::{RegisteredNode, Settings, Start, Stored};
 use netsy_protocol::engine::{Creating, Engine};
 use netsy_protocol::event::{CallId, ChunkFact, Event, LocalSeq, LogPiece, StoreResult, StreamId};
 use netsy_protocol::manifest::{ElectorLock, Manifest, ProcessId};
-use netsy_protocol::message::{Append, Hello, Message, Receipt, ToPrimary, ToReplica, Welcome};
+use netsy_protocol::message::{Append, Hello, Message, NodeReport, Receipt, ToPrimary, ToReplica, Welcome};
 use netsy_protocol::mutant::Mutant;
 use netsy_protocol::quorum::Voter;
 use netsy_protocol::read::ReadStart;
@@ -20,6 +20,10 @@ fn node(n: u8) -> NodeId {
 
 fn process(n: u8) -> ProcessId {
     ProcessId { node_id: node(n), incarnation: Incarnation(u128::from(n) + 1), session: Session(u128::from(n) + 100) }
+}
+
+fn registered(n: u8, stopped: bool) -> RegisteredNode {
+    RegisteredNode { node_id: node(n), incarnation: process(n).incarnation, stopped, address: String::new() }
 }
 
 fn run(term: u64, last: u64) -> Run {
@@ -67,6 +71,8 @@ struct Bench {
     log_end: ChunkFact,
     /// This node takes the elector lock, and keeps it.
     elector: bool,
+    /// Nodes whose registrations say that they stopped.
+    stopped: Vec<u8>,
     seen: Vec<Command>,
 }
 
@@ -82,12 +88,7 @@ impl Bench {
         mutant: Option<Mutant>,
         adjust: impl FnOnce(&mut Bench),
     ) -> Self {
-        let nodes = (0..4).map(|n| RegisteredNode {
-            node_id: node(n),
-            incarnation: process(n).incarnation,
-            stopped: false,
-            address: String::new(),
-        });
+        let nodes = (0..4).map(|n| registered(n, false));
         let start = Start {
             cluster_id: "c".into(),
             me: process(0),
@@ -113,6 +114,7 @@ impl Bench {
             seals: vec![],
             pieces: vec![],
             elector: false,
+            stopped: vec![],
             log_end: ChunkFact { seq: ChunkSeq(3), term: Term(1), last_index: LogIndex(uploaded) },
             seen: vec![],
         };
@@ -182,7 +184,7 @@ impl Bench {
             })),
             StoreCall::SwapLock { .. } if self.elector => StoreResult::Done,
             StoreCall::SwapLock { .. } => StoreResult::Lost,
-            StoreCall::ListNodes => StoreResult::Nodes(vec![]),
+            StoreCall::ListNodes => StoreResult::Nodes(self.stopped.iter().map(|n| registered(*n, true)).collect()),
             StoreCall::MarkStopped { .. } => StoreResult::Done,
             StoreCall::LoadLog => {
                 for piece in std::mem::take(&mut self.pieces) {
@@ -913,4 +915,82 @@ fn a_replica_that_keeps_up_makes_the_snapshots_and_one_that_is_gone_does_not() {
     bench.tell(Event::StreamClosed(StreamId(2)));
     bench.pass(1_000);
     assert!(bench.engine.makes_snapshots());
+}
+
+fn elections_began(bench: &Bench) -> bool {
+    bench.seen.iter().any(|c| matches!(c, Command::Send { message: Message::PromiseAsk { .. }, .. }))
+}
+
+#[test]
+fn a_voter_that_is_late_with_its_answer_is_asked_again() {
+    let mut bench = Bench::with(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 5, None, |bench| bench.elector = true);
+    bench.tell(Event::PeerDown(node(1)));
+    let asked = |bench: &Bench| {
+        let all = bench.seen.iter().filter_map(|c| match c {
+            Command::Send { to, message: Message::HearsAsk { query, .. } } if *to == node(2) => Some(*query),
+            _ => None,
+        });
+        all.collect::<Vec<u64>>()
+    };
+    let first = *asked(&bench).last().expect("asked");
+    bench.pass(600);
+    assert!(asked(&bench).len() >= 2 && asked(&bench).iter().all(|query| *query == first));
+    let lost = |c: &Command| matches!(c, Command::Report(netsy_protocol::command::Report::QuorumLost { .. }));
+    assert!(!bench.seen.iter().any(lost), "it had no time yet");
+    let incarnation = process(2).incarnation;
+    bench.message(2, Message::Hears { query: first, incarnation, hears: false, primary_store_age: None });
+    assert!(elections_began(&bench));
+}
+
+#[test]
+fn no_hand_over_without_an_elector_or_object_storage() {
+    // Nobody was heard as Elector.
+    let mut bench = primary(None);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Report(netsy_protocol::command::Report::Declined(_)))));
+    // With one, writes pause; they go on when nothing comes of it.
+    let mut bench = Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+    bench.pass(100);
+    bench.follow(1, 1, &[(1, 10)], 10);
+    bench.swap = Some(StoreResult::Unknown);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::No, "it promised the next term to itself, the Elector");
+    // Without object storage they do not pause.
+    let mut bench = Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+    bench.pass(100);
+    bench.follow(1, 1, &[(1, 10)], 10);
+    bench.engine.store_answers(bench.now, false);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
+}
+
+#[test]
+fn a_node_that_stopped_and_runs_again_is_called_again() {
+    let called = |bench: &Bench, n: u8| {
+        let last = bench.seen.iter().rev().find_map(|c| match c {
+            Command::Nodes(nodes) => nodes.iter().find(|known| known.node_id == node(n)).map(|known| !known.stopped),
+            _ => None,
+        });
+        last.expect("nodes were told")
+    };
+    // n1 and n2 stopped a while ago, by their registrations, and were started again with the same databases.
+    let mut bench = Bench::with(manifest(5, 3, &[0, 1, 2, 3], -1), &[(1, 10)], 5, None, |bench| bench.elector = true);
+    bench.stopped = vec![1, 2];
+    bench.pass(31_000);
+    assert!(!called(&bench, 1) && !called(&bench, 2));
+    let report = NodeReport {
+        process: process(1),
+        address: String::new(),
+        promised: Term(5),
+        end: run(1, 10),
+        leads: None,
+        hears: None,
+        store_age: None,
+        stopping: false,
+    };
+    bench.message(1, Message::Report(report));
+    assert!(called(&bench, 1), "it reports");
+    bench.message(3, Message::Elected { term: Term(6), primary: process(2) });
+    assert!(called(&bench, 2), "it was elected");
 }
