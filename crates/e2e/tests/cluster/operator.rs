@@ -58,7 +58,7 @@ async fn the_primary_moves_on_request_and_no_write_is_lost() {
 async fn settings_are_changed_while_the_cluster_serves() {
     let mut nodes = Nodes::new(3, "");
     nodes.start().await;
-    nodes.await_voters(1, 3).await;
+    nodes.await_voters(2, 3).await;
     let shown = nodes.command(2, &["cluster", "show"]).expect("shown");
     assert!(shown.contains("quorum -1, copies_min 2: a write is acknowledged once 2 of 3 nodes"), "{shown}");
     // Through a node that is not the Primary, too.

@@ -53,14 +53,14 @@ pub fn run(command: MemberCommand) -> anyhow::Result<()> {
         MemberCommand::MovePrimary(args) => {
             let question = MovePrimaryRequest { to: args.to.unwrap_or_default() };
             let mut view: ClusterView = args.node.ask("MovePrimary", &question)?;
-            // Who was Primary may not know the new one yet.
-            let asked = Instant::now();
-            while view.primary.is_empty() && asked.elapsed() < TAKES_OVER_WITHIN {
+            // The node that is asked may not know yet what the old Primary does.
+            let (asked, term) = (Instant::now(), view.term);
+            while (view.primary.is_empty() || view.term < term) && asked.elapsed() < TAKES_OVER_WITHIN {
                 std::thread::sleep(LOOK_PAUSE);
                 view = args.node.ask("Cluster", &ClusterRequest {})?;
             }
             match view.primary.as_str() {
-                "" => println!("the Primary gave up its term, and another is not seen yet"),
+                "" => println!("the Primary gave its term up, and {} does not see another yet", view.seen_by),
                 primary => println!("{primary} is Primary, term {}", view.term),
             }
         }
