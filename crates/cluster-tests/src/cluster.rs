@@ -66,6 +66,8 @@ pub struct Cluster {
     pub net: Net,
     /// Where the objects are.
     pub store: Store,
+    /// The netsy program, for what an operator does.
+    pub netsy: PathBuf,
     folder: tempfile::TempDir,
     disks: Vec<PathBuf>,
 }
@@ -95,7 +97,8 @@ impl Cluster {
         });
         merge(&mut text, &scenario.config);
         std::fs::write(&config, format!("{text:#}"))?;
-        let mut cluster = Self { kind, nodes: Vec::new(), net, store, folder, disks: Vec::new() };
+        let netsy = programs.netsy.clone();
+        let mut cluster = Self { kind, nodes: Vec::new(), net, store, netsy, folder, disks: Vec::new() };
         for node in 0..scenario.nodes {
             let name = name(node);
             let home = cluster.folder.path().join(&name);

@@ -3,12 +3,14 @@
 use crate::checks;
 use crate::cluster::{Cluster, name};
 use crate::net::Place;
+use crate::operator;
 use crate::proxy::Mode;
 use crate::record::Shared;
 use crate::scenario::{Fault, ServerKind};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use netsy_api::etcdserverpb::MoveLeaderRequest;
 use netsy_e2e::random::Random;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A hand-over.
@@ -48,6 +50,7 @@ impl Faults {
             | Fault::Clock { node, .. }
             | Fault::Voters { node, .. }
             | Fault::Says { node, .. }
+            | Fault::Recover { node, .. }
             | Fault::Isolate { node, .. } => self.nodes(cluster, node, &[]).await?,
             _ => Vec::new(),
         };
@@ -114,8 +117,15 @@ impl Faults {
             Fault::StoreSlow { ms } => cluster.store.set(Mode::Slow(Duration::from_millis(*ms)))?,
             Fault::StoreFails { percent } => cluster.store.fail(*percent)?,
             Fault::StoreOk => cluster.store.well(),
-            Fault::MovePrimary => return self.move_primary(cluster).await,
+            Fault::MovePrimary { apart } => return self.move_primary(cluster, *apart).await,
             Fault::Cure => self.cure(cluster)?,
+            Fault::Rest => shared.rest.store(true, Ordering::SeqCst),
+            Fault::Work => shared.rest.store(false, Ordering::SeqCst),
+            Fault::Recover { lost, .. } => {
+                let lost = self.nodes(cluster, lost, &[]).await?;
+                let at = *struck.first().context("nobody to ask")?;
+                operator::recover(cluster, at, &lost).await?;
+            }
             Fault::Voters { within, .. } => checks::voters(cluster, &struck, *within).await?,
             Fault::Says { place, text, within, .. } => checks::says(cluster, &struck, place, text, *within).await?,
             Fault::Serves { within } => return checks::serves(shared, *within).await,
@@ -221,14 +231,25 @@ impl Faults {
         })
     }
 
-    async fn move_primary(&mut self, cluster: &mut Cluster) -> Result<String> {
+    async fn move_primary(&mut self, cluster: &mut Cluster, apart: bool) -> Result<String> {
         let from = primary(cluster).await?;
+        if apart && cluster.kind == ServerKind::Netsy && cluster.elector() != Some(from) {
+            return Ok(format!("{} is Primary and not the Elector", name(from)));
+        }
         let others: Vec<usize> = (0..cluster.nodes.len())
             .filter(|node| *node != from && cluster.nodes[*node].process.is_running())
             .collect();
         ensure!(!others.is_empty(), "there is no other node to be Primary");
         let to = others[self.random.below(others.len() as u64) as usize];
-        hand_over(cluster, from, to).await?;
+        // A node that started lately may not vote yet: then it is refused.
+        let start = std::time::Instant::now();
+        loop {
+            match hand_over(cluster, from, to).await {
+                Ok(()) => break,
+                Err(_) if start.elapsed() < ROLE_WITHIN => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(error) => return Err(error),
+            }
+        }
         self.last = vec![from];
         Ok(format!("MovePrimary {} to {}", name(from), name(to)))
     }

@@ -1,37 +1,70 @@
-//! What the nodes' own logs say that no run should leave unread: panics, and errors.
+//! What the nodes' logs say that they should not.
 
 use crate::cluster::{Cluster, name};
+use anyhow::{Result, bail};
 use std::collections::BTreeMap;
 
-/// Characters of an error by which two are taken for the same.
-const SAME: usize = 110;
+/// Kinds of lines shown; a run with more says how many.
+const KINDS_MAX: usize = 12;
 
-/// Panics, each with its node; there should be none.
-pub fn panics(cluster: &Cluster) -> Vec<String> {
-    lines(cluster, |line| line.contains("panicked at").then(|| line.to_owned()))
+/// Panics and halts are bugs whatever was done to the nodes.
+pub fn no_panic(cluster: &Cluster) -> Result<()> {
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let text = text(node.process.log());
+        let found = text.lines().find(|line| line.contains("panicked at") || line.contains("halted: "));
+        if let Some(line) = found {
+            bail!("{}: {line}", name(number));
+        }
+    }
+    Ok(())
 }
 
-/// Errors that nodes logged, with how often.
-pub fn errors(cluster: &Cluster) -> String {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    let found = lines(cluster, |line| {
-        // A failpoint's or a library's text may have the word, too: only the level counts.
-        let (_, error) = line.split_once(" ERROR ")?;
-        Some(error.chars().take(SAME).collect())
-    });
-    for error in found {
-        *counts.entry(error).or_default() += 1;
+/// Lines of errors and warnings, by kind, each with how often it is there.
+pub fn troubles(cluster: &Cluster) -> String {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for node in &cluster.nodes {
+        for line in text(node.process.log()).lines() {
+            if let Some(kind) = kind_of(line) {
+                *kinds.entry(kind).or_default() += 1;
+            }
+        }
     }
-    counts.iter().map(|(error, count)| format!("\n      {count} x {error}")).collect()
+    let mut kinds: Vec<(String, usize)> = kinds.into_iter().collect();
+    // Errors before warnings, those that are there most often first.
+    kinds.sort_by_key(|(kind, count)| (!kind.starts_with("ERROR"), std::cmp::Reverse(*count)));
+    let more = kinds.len().saturating_sub(KINDS_MAX);
+    let mut lines: String =
+        kinds.iter().take(KINDS_MAX).map(|(kind, count)| format!("\n        {count} × {kind}")).collect();
+    if more > 0 {
+        lines += &format!("\n        and {more} kinds of lines more");
+    }
+    lines
 }
 
-fn lines(cluster: &Cluster, pick: impl Fn(&str) -> Option<String>) -> Vec<String> {
-    let mut found = Vec::new();
-    for (node, one) in cluster.nodes.iter().enumerate() {
-        // A node that never ran has no log.
-        let text = std::fs::read(one.process.log()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        found.extend(text.lines().filter_map(&pick).map(|line| format!("{}: {line}", name(node))));
+/// Level and text of an error or a warning, without what differs from one to the next.
+fn kind_of(line: &str) -> Option<String> {
+    let at = ["ERROR", "WARN"].iter().filter_map(|level| line.find(level)).min()?;
+    let mut kind: String = line[at..].chars().take(160).collect();
+    kind = kind.chars().map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
+    while kind.contains("##") {
+        kind = kind.replace("##", "#");
     }
-    found
+    Some(kind)
+}
+
+fn text(log: &std::path::Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kind_of;
+
+    #[test]
+    fn lines_of_one_kind_are_one() {
+        let a = kind_of("2026-01-01T00:00:01Z  WARN netsy_node: no quorum term=12");
+        assert_eq!(a, kind_of("2026-01-01T00:00:02Z  WARN netsy_node: no quorum term=3"));
+        assert_eq!(a.as_deref(), Some("WARN netsy_node: no quorum term=#"));
+        assert_eq!(kind_of("2026-01-01T00:00:02Z  INFO netsy_node: fine"), None);
+    }
 }

@@ -34,6 +34,12 @@ pub enum Isolation {
 
 /// Leaves the machine's network and mounts for ones of this process alone. To be called before any thread is started.
 pub fn isolate() -> Isolation {
+    // There is no way back from a network that cannot be set up.
+    for program in ["ip", "mount"] {
+        if !on_path(program) {
+            return Isolation::None(format!("no namespaces: there is no program {program:?}"));
+        }
+    }
     // SAFETY: unshare takes flags only; no other thread runs yet.
     if unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) } != 0 {
         return Isolation::None(format!("no namespaces: {}", std::io::Error::last_os_error()));
@@ -46,6 +52,11 @@ pub fn isolate() -> Isolation {
             std::process::exit(1)
         }
     }
+}
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 /// Of the calling thread's namespace.

@@ -28,8 +28,10 @@ pub struct Shared {
     pub acknowledged: AtomicU64,
     /// Set to end all clients between two operations.
     pub stop: AtomicBool,
-    /// How often each error was told that leaves an outcome open.
-    open: Mutex<BTreeMap<String, usize>>,
+    /// Set to have them wait between two operations.
+    pub rest: AtomicBool,
+    /// What requests of unknown outcome were told, and how often.
+    unknown: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Shared {
@@ -43,7 +45,8 @@ impl Shared {
             revision: AtomicI64::new(1),
             acknowledged: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            open: Mutex::default(),
+            rest: AtomicBool::new(false),
+            unknown: Mutex::default(),
         })
     }
 
@@ -57,9 +60,11 @@ impl Shared {
         std::mem::take(&mut self.ops.lock())
     }
 
-    /// Errors that clients were told, by how often.
-    pub fn errors(&self) -> String {
-        self.open.lock().iter().map(|(error, count)| format!("\n      {count} x {error}")).collect()
+    /// What requests of unknown outcome were told, those that were told most first.
+    pub fn told_unknown(&self) -> Vec<(String, u64)> {
+        let mut told: Vec<(String, u64)> = self.unknown.lock().clone().into_iter().collect();
+        told.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        told
     }
 
     /// A number never given before.
@@ -93,10 +98,6 @@ impl Recorder {
         self.shared.stopped()
     }
 
-    fn note(&self, error: String) {
-        *self.shared.open.lock().entry(error).or_default() += 1;
-    }
-
     async fn connection(&mut self, node: usize) -> Option<Client> {
         if self.connections[node].is_none() {
             self.connections[node] = connect(self.shared.nodes[node].address).await.ok();
@@ -104,29 +105,25 @@ impl Recorder {
         self.connections[node].clone()
     }
 
-    /// Asks a node. `None`: it was not sent, as there is no connection.
+    /// Asks a node. `None`: it was not sent, as there is no connection, or none any more.
     pub async fn ask(&mut self, node: usize, request: Request) -> Option<Outcome> {
         let client = self.connection(node).await?;
         let life = &self.shared.nodes[node].life;
         let (life_before, invoked) = (life.load(Ordering::SeqCst), self.shared.now());
         let answer = tokio::time::timeout(self.timeout, send(&client, &request)).await;
         let (returned, life_after) = (self.shared.now(), life.load(Ordering::SeqCst));
-        let outcome = match answer {
-            Ok(Ok(done)) => Outcome::Done(done),
-            Ok(Err(status)) => {
-                let outcome = outcome_of(&status);
-                if outcome == Outcome::Unknown {
-                    self.note(format!("{:?}: {}", status.code(), status.message()));
-                }
-                outcome
+        let (outcome, told) = match answer {
+            Ok(Ok(done)) => (Outcome::Done(done), String::new()),
+            Ok(Err(status)) if was_not_sent(&status) => {
+                self.connections[node] = None;
+                return None;
             }
-            Err(_) => {
-                self.note(format!("no answer within {:?}", self.timeout));
-                Outcome::Unknown
-            }
+            Ok(Err(status)) => (outcome_of(&status), format!("{:?}: {}", status.code(), status.message())),
+            Err(_) => (Outcome::Unknown, format!("no answer within {:?}", self.timeout)),
         };
         if outcome == Outcome::Unknown {
             self.connections[node] = None;
+            *self.shared.unknown.lock().entry(told).or_default() += 1;
         }
         // An answer around a restart is of either life: of one of its own, as far as its node's order goes.
         let session = if life_before == life_after { life_before } else { (1 << 32) + self.shared.next() };
@@ -165,6 +162,26 @@ async fn send(client: &Client, request: &Request) -> Result<Done, Status> {
         Request::LeaseTimeToLive { id, .. } => ask!(client.time_to_live(*id)),
         Request::Compact { revision } => ask!(client.compact(*revision, false)),
     }
+}
+
+/// Whether the request surely never reached a server's handler: there was no connection, or the server closed it
+/// gracefully before (a stream that its GOAWAY does not cover, or refuses). Clients may send it again elsewhere.
+pub fn was_not_sent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.downcast_ref::<tonic::ConnectError>().is_some() {
+            return true;
+        }
+        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return refused || error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Only what is said before anything is done is sure; everything else may have been done.

@@ -7,6 +7,7 @@ use crate::logs;
 use crate::net::Isolation;
 use crate::record::{Recorder, Shared, UNITS_PER_SECOND};
 use crate::scenario::{Fault, Scenario, ServerKind};
+use crate::steady::{self, Waits};
 use crate::watcher::{Watcher, is_of_everything};
 use crate::workload::{Worker, read_all};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -121,6 +122,10 @@ async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Res
         let worker = Worker::new(Arc::clone(&shared), client as u32 + 1, &scenario.workload, random.fork());
         workers.spawn(worker.run());
     }
+    let mut steady = JoinSet::new();
+    for number in 0..scenario.workload.steady {
+        steady.spawn(steady::run(Arc::clone(&shared), number));
+    }
     let last = Arc::new(AtomicI64::new(0));
     let mut watchers = JoinSet::new();
     let mut reached = Vec::new();
@@ -151,6 +156,10 @@ async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Res
     shared.stop.store(true, Ordering::SeqCst);
     while let Some(ended) = workers.join_next().await {
         ended.context("a client")?;
+    }
+    let mut waits = Waits::default();
+    while let Some(ended) = steady.join_next().await {
+        waits.add(&ended.context("a client that knows all nodes")?);
     }
 
     let (head, states) = if scenario.expect.halts {
@@ -185,31 +194,42 @@ async fn attempt(scenario: &Scenario, plan: &Plan, cluster: &mut Cluster) -> Res
 
     let mut report = Report::default();
     let history = assemble(&shared, records, states, head, scenario, &mut report);
-    for panic in logs::panics(cluster) {
-        bail!("a node panicked: {panic}");
-    }
+    logs::no_panic(cluster)?;
     let unknown = history.ops.iter().filter(|op| op.outcome == Outcome::Unknown).count();
     let refused = history.ops.iter().filter(|op| matches!(op.outcome, Outcome::Refused(_))).count();
     let written = shared.acknowledged.load(Ordering::SeqCst);
     let sessions: usize = history.watches.iter().map(|watch| watch.sessions.len()).sum();
     let figures = format!(
         "{} operations ({written} acknowledged writes, {unknown} unknown, {refused} refused), {} revisions, {sessions} \
-         watch streams, {count} faults, served again after {recovery:.1?}, {}{}{}",
+         watch streams, {count} faults, served again after {recovery:.1?}, longest wait of a client with all endpoints \
+         {:.2?} (at {:.2} s), {} of its requests failed, {}",
         history.ops.len(),
         history.log.steps.len(),
+        waits.longest,
+        waits.longest_at as f64 / UNITS_PER_SECOND as f64,
+        waits.failed,
         longest_pause(&history.ops),
-        shared.errors(),
-        logs::errors(cluster),
     );
+    let figures = format!("{figures}{}{}", unknown_texts(&shared), logs::troubles(cluster));
     report.extend(history.check());
     if plan.keep || !report.is_empty() {
         dump(&history, &cluster.folder().join("history.txt"))?;
     }
     ensure!(
+        !scenario.expect.no_failures || waits.failed == 0,
+        "{} requests of clients that know all endpoints failed: {figures}",
+        waits.failed
+    );
+    ensure!(
         written >= scenario.expect.acknowledged as u64,
         "only {written} writes were acknowledged, the run says nothing: {figures}"
     );
     Ok((report, figures))
+}
+
+/// What requests of unknown outcome were told, a line each.
+fn unknown_texts(shared: &Shared) -> String {
+    shared.told_unknown().iter().map(|(told, count)| format!("\n        {count} unknown: {told}")).collect()
 }
 
 /// The longest time in which no write was acknowledged.

@@ -103,6 +103,8 @@ pub struct Workload {
     pub timeout_ms: u64,
     /// Watchers that change nodes, beside one for each node.
     pub watchers: usize,
+    /// Clients that know all nodes and work without pause, whose waits are measured.
+    pub steady: usize,
     /// Granting, renewing, revoking, letting expire.
     pub leases: bool,
     /// Now and then.
@@ -119,6 +121,7 @@ impl Default for Workload {
             keys: 16,
             timeout_ms: 8_000,
             watchers: 2,
+            steady: 2,
             leases: true,
             compactions: true,
             large_value: 20_000,
@@ -205,8 +208,17 @@ pub enum Fault {
     StoreFails { percent: u64 },
     /// The object store is well.
     StoreOk,
-    /// Ask the Primary to hand over (etcd's MoveLeader).
-    MovePrimary,
+    /// Clients do nothing new until told to work.
+    Rest,
+    /// They go on.
+    Work,
+    /// An operator gives databases up (R12): `netsy recover`, asked at one node, and confirmed.
+    Recover { node: Who, lost: Who },
+    /// Ask the Primary to hand over (etcd's MoveLeader); with `apart`, only where it is the Elector, too.
+    MovePrimary {
+        #[serde(default)]
+        apart: bool,
+    },
     /// No fault: the manifest's voters are these nodes, and no others, at the latest after so many seconds.
     Voters { node: Who, within: f64 },
     /// No fault: a write is acknowledged within so many seconds.
@@ -236,13 +248,15 @@ pub struct Expect {
     pub acknowledged: usize,
     /// What is in the bucket in the end, a cluster started from it alone has (netsy).
     pub restore: bool,
+    /// No request of a client that knows all nodes fails.
+    pub no_failures: bool,
     /// The cluster stands still in the end, and rightly (R12): the history up to there is judged.
     pub halts: bool,
 }
 
 impl Default for Expect {
     fn default() -> Self {
-        Self { serves_within: 30.0, acknowledged: 100, restore: true, halts: false }
+        Self { serves_within: 30.0, acknowledged: 100, restore: true, halts: false, no_failures: false }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Work beside requests: leases that run out, automatic compaction, deleting rows, database figures.
 
 use crate::clock::boot_millis;
+use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
 use crate::node::Inner;
 use crate::primary::Primary;
@@ -60,6 +61,8 @@ async fn expire(node: &Inner, id: LeaseId, now_ms: u64) {
             failpoint::hit("lease.expired");
             node.metrics.leases_expired.fetch_add(1, Ordering::Relaxed);
         }
+        // A hand-over: the next Primary does it.
+        Err(NodeError::Unavailable(Unavailable::NotPrimary)) => {}
         Err(error) => {
             tracing::warn!(%id, %error, "a lease that ran out could not be ended yet; it will be tried again")
         }
@@ -166,11 +169,12 @@ pub(crate) async fn physical_compaction(node: Arc<Inner>) {
 
 async fn remove_through(node: &Arc<Inner>, revision: Revision) -> Result<(), String> {
     // Rows go only once the object log has them: a restore then needs none of them from here.
-    logged_through(node, node.shown_index()).await?;
+    let logged = node.shown_index();
+    logged_through(node, logged).await?;
     failpoint::hit("compaction.logged");
     loop {
-        // Not beyond `revision`: what a later compaction lets go may not be in the object log yet.
-        let step = node.store.write().compact_index(COMPACT_KEYS_PER_STEP, revision);
+        // Not beyond: what a later compaction lets go, or a later entry, may not be in the object log yet.
+        let step = node.store.write().compact_index(COMPACT_KEYS_PER_STEP, revision, logged);
         failpoint::hit("compaction.index-step");
         if !step.removed.is_empty() {
             node.store.readers_passed().await;

@@ -40,6 +40,8 @@ pub(crate) struct Driver {
     /// When the engine wants its next tick.
     wake: Mutex<Option<u64>>,
     woken: Notify,
+    /// A graceful stop has come so far that only requests under way are to be finished.
+    pub(crate) left: watch::Sender<bool>,
     /// What the engine said at the end of a graceful stop.
     pub(crate) stopped: watch::Sender<Option<String>>,
     pub(crate) seen: reports::Seen,
@@ -67,6 +69,7 @@ impl Driver {
             streams: Streams::default(),
             wake: Mutex::new(None),
             woken: Notify::new(),
+            left: watch::Sender::new(false),
             stopped: watch::Sender::new(None),
             seen: reports::Seen::default(),
             paused: AtomicBool::new(false),
@@ -168,6 +171,10 @@ impl Inner {
             Command::Compact(revision) => roles::compact(self, revision),
             Command::Rebuild(why) => self.end(crate::error::Unavailable::NoLeader, Ended::Rebuild(why)),
             Command::Halt(why) => self.halt(why),
+            Command::Left => {
+                self.driver.left.send_replace(true);
+                roles::look(self);
+            }
             Command::Stopped { undone } => {
                 self.driver.stopped.send_replace(Some(undone));
             }
@@ -265,7 +272,7 @@ impl Inner {
                 },
                 None => {}
             }
-            if self.is_ended() {
+            if self.is_ended() || self.driver.stopped.borrow().is_some() {
                 return Err(Unavailable::Stopped.into());
             }
             // Until who asks gives up, or somebody leads.

@@ -118,6 +118,11 @@ impl LogThread {
         let _ = self.0.try_send(Command::Kick);
     }
 
+    /// Commands that wait for the thread.
+    pub(crate) fn queued(&self) -> usize {
+        self.0.max_capacity() - self.0.capacity()
+    }
+
     /// Ends the thread; gives the database back.
     pub(crate) async fn stop(&self) -> Option<localdb::Writer> {
         let (done, stopped) = oneshot::channel();
@@ -396,7 +401,8 @@ impl LogWork {
             }
         }
         self.disk_has_room();
-        self.node.metrics.local_commit(started.elapsed(), entries.len());
+        let bytes = entries.iter().map(|(_, entry)| entry.payload_bytes()).sum();
+        self.node.metrics.local_commit(started.elapsed(), entries.len(), bytes);
         true
     }
 

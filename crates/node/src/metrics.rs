@@ -40,8 +40,8 @@ pub struct Metrics {
     pub chunks: AtomicU64,
     /// Their stored bytes.
     pub chunk_bytes: AtomicU64,
-    /// Bytes of keys and values in chunks that landed.
-    pub landed_bytes: AtomicU64,
+    /// Bytes of keys and values in entries made durable locally.
+    pub entry_bytes: AtomicU64,
     /// Calls for a chunk that did not land at the first try.
     pub chunk_retries: AtomicU64,
     /// Segments written.
@@ -69,8 +69,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn local_commit(&self, took: Duration, entries: usize) {
+    pub(crate) fn local_commit(&self, took: Duration, entries: usize, bytes: usize) {
         self.local_commits.observe(took);
+        self.entry_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.entries.fetch_add(entries as u64, Ordering::Relaxed);
     }
 

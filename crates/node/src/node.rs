@@ -330,11 +330,12 @@ impl Inner {
     }
 
     /// R9: what `primary` evaluated without making an entry is a read: it counts if this process is found to be still
-    /// Primary of that term by something that began after it.
+    /// Primary of that term by something that began after it. If it is not, nothing was done: `NotPrimary`, so that the
+    /// Primary is asked instead.
     pub(crate) async fn prove(self: &Arc<Self>, primary: &Arc<Primary>) -> Result<(), NodeError> {
         for _ in 0..crate::reads::TRIES_MAX {
             if !self.leading().is_some_and(|now| Arc::ptr_eq(&now, primary)) {
-                return Err(Unavailable::LeaderChanged.into());
+                return Err(Unavailable::NotPrimary.into());
             }
             let holds = self.read_proof().await?.holds();
             // Still leading in the same term: the proof was this Primary's, not that of one after it.
@@ -343,6 +344,15 @@ impl Inner {
             }
         }
         Err(Unavailable::TimedOut.into())
+    }
+
+    /// R8: waits until everything up to `index`, which `primary` evaluated, is committed.
+    pub(crate) async fn wait_committed(&self, primary: &Primary, index: LogIndex) -> Result<(), NodeError> {
+        tokio::select! {
+            biased;
+            shown = self.wait_shown(index) => shown,
+            () = primary.ended() => Err(Unavailable::NotPrimary.into()),
+        }
     }
 
     /// What makes this node Primary, while it is.

@@ -28,7 +28,7 @@ impl Primary {
         Arc::new(Self {
             term,
             publisher: Publisher::new(node),
-            uploads: Uploads::new(node.logged.clone(), at_once),
+            uploads: Uploads::new(node.logged.clone(), at_once, node.config.chunk_bytes),
             window: Window::default(),
             chunk_writer: ChunkWriter::of(node, term),
             leads: AtomicBool::new(false),

@@ -54,7 +54,6 @@ macro_rules! linearized {
         }
     }};
 }
-pub(crate) use linearized;
 
 impl Node {
     /// A linearizable point: afterwards the visible state includes all that was committed at the call.

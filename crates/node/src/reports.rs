@@ -42,7 +42,9 @@ pub(crate) fn note_quorum(node: &Inner, status: &Status) {
 
 fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
     let mut out = String::new();
-    for node in nodes {
+    // In one order, whatever that of the manifest: texts are compared, by programs and by people.
+    let sorted: std::collections::BTreeSet<_> = nodes.iter().collect();
+    for node in sorted {
         // Writing into a String cannot fail.
         let _ = write!(out, "{}{node}", if out.is_empty() { "" } else { ", " });
     }

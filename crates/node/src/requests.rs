@@ -4,7 +4,6 @@ use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
-use crate::reads::linearized;
 use crate::writer::Written;
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, NodeId, Position, Revision, Term};
@@ -62,7 +61,7 @@ pub struct NodeStatus {
     pub db_quota: u64,
     /// The Primary's member id; 0: none.
     pub leader_member_id: u64,
-    /// Index of the newest entry.
+    /// Index of the newest entry known to be committed.
     pub index: LogIndex,
     /// Index up to which state is shown.
     pub applied_index: LogIndex,
@@ -109,7 +108,9 @@ impl Node {
     /// Gives a lease all its time again: seconds, or `None` if there is no such lease.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
         let primary = self.0.leading().ok_or(Unavailable::NotPrimary)?;
-        let renewed = self.0.renew(id).await?;
+        let (renewed, depends_on) = self.0.renew(id).await?;
+        // Its grant, or its end, may be on its way yet (R8).
+        self.0.wait_committed(&primary, depends_on).await?;
         // After the renewal: a Primary that was deposed meanwhile renewed nothing.
         self.0.prove(&primary).await?;
         Ok(renewed)
@@ -117,17 +118,18 @@ impl Node {
 
     /// A lease's time, and its keys if asked for.
     pub async fn lease_time_to_live(&self, id: LeaseId, keys: bool) -> Result<Option<LeaseInfo>, NodeError> {
-        // Only the Primary keeps the time of leases.
-        self.0.leading().ok_or(Unavailable::NotPrimary)?;
-        let look = async || {
+        // Only the Primary keeps the time of leases: it has to be this one still when that was read.
+        let primary = self.0.leading().ok_or(Unavailable::NotPrimary)?;
+        let found = {
             let store = self.0.store.read();
-            Ok(store.lease(id, boot_millis()).map(|info| LeaseInfo {
+            store.lease(id, boot_millis()).map(|info| LeaseInfo {
                 ttl: info.remaining_seconds,
                 granted_ttl: info.granted_seconds,
                 keys: if keys { store.lease_keys(id) } else { vec![] },
-            }))
+            })
         };
-        linearized!(self.0, false, look())
+        self.0.prove(&primary).await?;
+        Ok(found)
     }
 
     /// All leases, those that end first first.
@@ -190,13 +192,14 @@ impl Node {
         let lost = node.driver.seen.quorum_lost();
         let fault = fault.or_else(|| lost.as_ref().map(|(text, _)| text.clone()));
         let stopping = node.is_stopping();
+        let committed = node.ask_engine(|engine, _| engine.committed());
         let store = node.store.read();
         NodeStatus {
             db_size: metrics.db_bytes.load(Ordering::Relaxed),
             db_size_in_use: metrics.db_bytes_in_use.load(Ordering::Relaxed),
             db_quota: node.config.db_bytes_max,
             leader_member_id: if stopping { 0 } else { node.leader_member_id() },
-            index: store.last_index(),
+            index: committed.max(store.visible_index()),
             applied_index: store.visible_index(),
             term: node.term(),
             alarms: store.alarms(),
@@ -271,21 +274,25 @@ impl Inner {
         }
     }
 
-    async fn renew(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
+    /// Gives a lease all its time again, and the entry up to which the answer depends on the log.
+    async fn renew(&self, id: LeaseId) -> Result<(Option<i64>, LogIndex), NodeError> {
         let now = boot_millis();
-        let renewal = self.store.write().lease_renew(id, now);
+        let (renewal, newest) = {
+            let mut store = self.store.write();
+            (store.lease_renew(id, now), store.last_index())
+        };
         match renewal {
-            Renewal::NotFound => Ok(None),
+            Renewal::NotFound => Ok((None, newest)),
             Renewal::Expiring => {
                 // Its end is under way: told once it is certain.
                 self.submit(WriteRequest::LeaseExpire { id, now_ms: now }).await?;
-                Ok(None)
+                Ok((None, newest))
             }
             Renewal::Renewed { ttl_seconds, reset_checkpoint } => {
                 if reset_checkpoint {
                     self.submit(WriteRequest::LeaseCheckpoint(vec![(id, 0)])).await?;
                 }
-                Ok(Some(ttl_seconds))
+                Ok((Some(ttl_seconds), newest))
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::local_queue::LocalItem;
 use crate::node::{Ended, Inner};
 use crate::primary::Primary;
 use crate::reports;
-use crate::uploader::{Thresholds, UploadEnd, Uploader};
+use crate::uploader::{UploadEnd, Uploader};
 use netsy_api::ids::{ChunkSeq, LogIndex, Revision, Term};
 use netsy_mvcc::WriteRequest;
 use netsy_protocol::event::Event;
@@ -38,7 +38,7 @@ pub(crate) fn start_uploads(node: &Arc<Inner>, term: Term, after: ChunkSeq, last
     primary.uploads.extend_to(*node.held_locally.borrow());
     node.set_acting(Some(primary.clone()));
     let uploader = Uploader {
-        thresholds: Thresholds { bytes: node.config.chunk_bytes, age: node.config.chunk_age },
+        age: node.config.chunk_age,
         node: node.clone(),
         primary: primary.clone(),
         gather: Gather::default(),

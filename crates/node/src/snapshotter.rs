@@ -2,6 +2,7 @@
 
 use crate::clock::unix_millis;
 use crate::failpoint;
+use crate::load_log;
 use crate::node::Inner;
 use futures::Stream;
 use netsy_api::ids::{ChunkSeq, Position, Revision};
@@ -27,6 +28,8 @@ const TICK: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// Clean-up runs this often even if nothing was folded or snapshotted: retention runs by the clock.
 const CLEANUP_EVERY: Duration = Duration::from_secs(3600);
+/// How long a snapshot waits for this node to be where the object log is.
+const REACHED_WITHIN: Duration = Duration::from_secs(2);
 /// Rows and bytes read from the database at a time.
 const ROWS_PER_READ: usize = 2048;
 const BYTES_PER_READ: usize = 4 << 20;
@@ -54,7 +57,7 @@ pub(crate) async fn run(node: Arc<Inner>) {
             () = tokio::time::sleep(pause) => {}
         }
         pause = TICK;
-        if node.leading().is_none() {
+        if !node.ask_engine(|engine, _| engine.makes_snapshots()) {
             // Another node makes them: what it made is looked up before this one goes on.
             last = None;
             continue;
@@ -104,17 +107,17 @@ async fn newest(node: &Inner) -> Result<Last, String> {
     };
     let now = Instant::now();
     let at = now.checked_sub(Duration::from_millis(age_ms as u64)).unwrap_or(now);
-    Ok(Last { covers, bytes: landed_bytes(node), at, next: now, checked: None })
+    Ok(Last { covers, bytes: entry_bytes(node), at, next: now, checked: None })
 }
 
-fn landed_bytes(node: &Inner) -> u64 {
-    node.metrics.landed_bytes.load(Ordering::Relaxed)
+fn entry_bytes(node: &Inner) -> u64 {
+    node.metrics.entry_bytes.load(Ordering::Relaxed)
 }
 
 fn due(node: &Inner, last: &Last, tail: &LogPoint) -> bool {
     let config = &node.config;
     let records = tail.next_position.0.saturating_sub(last.covers.next_position.0);
-    let bytes = landed_bytes(node).saturating_sub(last.bytes);
+    let bytes = entry_bytes(node).saturating_sub(last.bytes);
     records > 0
         && Instant::now() >= last.next
         && (records >= config.snapshot_records
@@ -127,8 +130,8 @@ async fn snapshot(node: &Arc<Inner>, last: &Last) -> Result<Last, String> {
     // Rows that this state needs are not deleted while it is read.
     let _rows_stay = node.rows_stay.lock().await;
     let covers = node.tail();
-    let bytes = landed_bytes(node);
-    node.wait_held_locally(covers.last_index).await.map_err(|e| e.to_string())?;
+    let bytes = entry_bytes(node);
+    reached(node, covers).await?;
     let compact_revision = node
         .compactions
         .at(covers.last_index)
@@ -167,6 +170,21 @@ async fn snapshot(node: &Arc<Inner>, last: &Last) -> Result<Last, String> {
     );
     let next = Instant::now() + took * REST_FACTOR;
     Ok(Last { covers: checked.manifest().covers(), bytes, at: started, next, checked: Some(checked) })
+}
+
+/// Waits until this node holds and shows what the object log holds up to `covers`: a replica may be a moment behind, and
+/// what it holds beyond its Primary's word may be no part of the log.
+async fn reached(node: &Arc<Inner>, covers: LogPoint) -> Result<(), String> {
+    let here = async {
+        node.wait_shown(covers.last_index).await?;
+        node.wait_held_locally(covers.last_index).await
+    };
+    match tokio::time::timeout(REACHED_WITHIN, here).await {
+        Ok(reached) => reached.map_err(|e| e.to_string())?,
+        Err(_) => return Err(format!("entry {} has not come here yet", covers.last_index)),
+    }
+    let fits = node.thread.with(move |db| load_log::fits(db, &covers)).await.map_err(|gone| gone.to_string())?;
+    if fits { Ok(()) } else { Err(format!("entry {} is not of term {} here", covers.last_index, covers.last_term)) }
 }
 
 /// All rows below `end`, in order. The log has them durably here: they are in the object log.

@@ -137,7 +137,7 @@ impl Inner {
         let hello = Box::new(hello);
         self.engine(|engine, now| engine.handle(now, Event::StreamHello { stream: id, hello }));
         tokio::select! {
-            () = send_to_follower(&self, sender, queue) => {}
+            () = send_to_follower(&self, id, sender, queue) => {}
             () = hear_follower(&self, id, &from, receiver) => {}
             _ = stopping.wait_for(|stop| *stop) => {}
             () = self.wait_ended() => {}
@@ -237,7 +237,12 @@ async fn hear_follower(node: &Arc<Inner>, stream: StreamId, from: &Remote, mut r
 }
 
 /// Primary: what the engine says, and from its welcome on all entries, in order.
-async fn send_to_follower(node: &Arc<Inner>, sender: FrameSender<PrimaryFrame>, mut queue: mpsc::Receiver<ToReplica>) {
+async fn send_to_follower(
+    node: &Arc<Inner>,
+    stream: StreamId,
+    sender: FrameSender<PrimaryFrame>,
+    mut queue: mpsc::Receiver<ToReplica>,
+) {
     let mut sending: Option<Sending> = None;
     let mut told = LogPoint::START;
     let mut shown = node.shown.subscribe();
@@ -264,7 +269,7 @@ async fn send_to_follower(node: &Arc<Inner>, sender: FrameSender<PrimaryFrame>, 
             Next::Nothing => {
                 // The commit index moved and there is nothing to tell it with.
                 if *shown.borrow_and_update() > now.commit {
-                    let beat = node.ask_engine(|engine, _| engine.beat());
+                    let beat = node.ask_engine(|engine, _| engine.beat(stream));
                     now.commit = beat.commit;
                     if sender.send(&wire::from_primary(&ToReplica::Beat(beat), news(node, &mut told))).await.is_err() {
                         return;

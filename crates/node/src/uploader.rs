@@ -40,6 +40,8 @@ pub(crate) struct Uploads {
     stopped: AtomicBool,
     /// Whatever is there leaves at once: only the object log commits, by the manifest or for now (R8).
     at_once: AtomicBool,
+    /// Bytes from which a chunk is due, however young.
+    full_bytes: usize,
     /// The end of the object log as the node knows it.
     tail: watch::Sender<LogPoint>,
 }
@@ -65,13 +67,14 @@ fn cost(entry: &Entry) -> usize {
 
 impl Uploads {
     /// For a Primary whose seal is at `tail`.
-    pub(crate) fn new(tail: watch::Sender<LogPoint>, at_once: bool) -> Self {
+    pub(crate) fn new(tail: watch::Sender<LogPoint>, at_once: bool, full_bytes: usize) -> Self {
         let last = tail.borrow().last_index;
         Self {
             state: Mutex::new(Buffer { last, ..Buffer::default() }),
             more: Notify::new(),
             stopped: AtomicBool::new(false),
             at_once: AtomicBool::new(at_once),
+            full_bytes,
             tail,
         }
     }
@@ -97,6 +100,7 @@ impl Uploads {
     pub(crate) fn push(&self, entries: &[(Position, Arc<Entry>)]) {
         let mut state = self.state.lock();
         let now = Instant::now();
+        let first = state.since.is_none();
         state.since.get_or_insert(now);
         state.arrived = Some(now);
         for (first, entry) in entries {
@@ -110,8 +114,12 @@ impl Uploads {
                 state.bytes -= cost(&entry);
             }
         }
+        // Else it sleeps until the first is old enough: waking it would take time from the commit that comes next.
+        let due = first || self.at_once.load(Ordering::Acquire) || state.bytes >= self.full_bytes;
         drop(state);
-        self.more.notify_one();
+        if due {
+            self.more.notify_one();
+        }
     }
 
     /// Has everything handed over so far uploaded without waiting for size or age.
@@ -191,16 +199,10 @@ impl ChunkWriter {
     }
 }
 
-/// When chunks leave.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Thresholds {
-    pub(crate) bytes: usize,
-    pub(crate) age: Duration,
-}
-
 /// The uploader's task: one per Primary and term.
 pub(crate) struct Uploader {
-    pub(crate) thresholds: Thresholds,
+    /// A chunk leaves when its oldest entry has this age.
+    pub(crate) age: Duration,
     pub(crate) node: Arc<Inner>,
     pub(crate) primary: Arc<Primary>,
     pub(crate) gather: Gather,
@@ -276,13 +278,12 @@ impl Uploader {
         }
         let now = Instant::now();
         let age = state.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let due =
-            state.bytes >= self.thresholds.bytes || age >= self.thresholds.age || state.flush_to > tail.last_index;
+        let due = state.bytes >= self.primary.uploads.full_bytes || age >= self.age || state.flush_to > tail.last_index;
         if !due {
             if !self.primary.uploads.at_once.load(Ordering::Acquire) {
-                return Due::After(self.thresholds.age.saturating_sub(age));
+                return Due::After(self.age.saturating_sub(age));
             }
-            if let Some(pause) = self.gather.wait(now, state.entries.len(), state.arrived) {
+            if let Some(pause) = self.gather.wait(now, state.entries.len(), self.node.thread.queued(), state.arrived) {
                 return Due::After(pause);
             }
         }
@@ -323,7 +324,6 @@ impl Uploader {
         }
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(|(_, entry)| entry).collect();
         let entry_count = entries.len();
-        let payload: usize = entries.iter().map(|entry| entry.payload_bytes()).sum();
         let next = self.primary.chunk_writer.point_after(&tail, &entries);
         let meta = self.primary.chunk_writer.meta_after(&tail);
         let encoded = if entries.len() < 64 {
@@ -383,11 +383,11 @@ impl Uploader {
         failpoint::hit("upload.after-create");
         let call = started.elapsed();
         let waiting = self.primary.uploads.state.lock().entries.len();
+        tracing::debug!(seq = next.seq.0, entries = entry_count, waiting, ?call, "chunk landed");
         self.gather.landed(Instant::now(), call, entry_count, waiting);
         self.node.metrics.chunk_creates.observe(call);
         self.node.metrics.chunks.fetch_add(1, Ordering::Relaxed);
         self.node.metrics.chunk_bytes.fetch_add(size, Ordering::Relaxed);
-        self.node.metrics.landed_bytes.fetch_add(payload as u64, Ordering::Relaxed);
         self.node.metrics.set_bucket_fault(None);
         if !answers {
             self.node.engine(|engine, now| engine.store_answers(now, true));

@@ -168,6 +168,7 @@ pub(crate) fn from_primary(frame: &ToReplica, log_end: Option<LogPoint>) -> peer
             store_age_ms: beat.store_age,
             watch_floor: beat.watch_floor.map_or(0, |r| r.0),
             log_end,
+            snapshots: beat.snapshots,
         }),
     };
     peer::PrimaryFrame { kind: Some(kind) }
@@ -225,6 +226,7 @@ pub(crate) fn to_replica(frame: peer::PrimaryFrame) -> Result<FromPrimary, Malfo
                 commit: LogIndex(beat.commit),
                 store_age: beat.store_age_ms,
                 watch_floor: (beat.watch_floor > 0).then_some(Revision(beat.watch_floor)),
+                snapshots: beat.snapshots,
             };
             (ToReplica::Beat(message), vec![], beat.log_end.map(from_point))
         }
@@ -286,7 +288,8 @@ mod tests {
             commit: LogIndex(7),
             recovered: Some(Recovered { term: Term(2), index: LogIndex(1) }),
         });
-        let beat = Beat { term: Term(5), commit: LogIndex(2), store_age: Some(0), watch_floor: Some(Revision(3)) };
+        let (term, commit, watch_floor) = (Term(5), LogIndex(2), Some(Revision(3)));
+        let beat = Beat { term, commit, store_age: Some(0), watch_floor, snapshots: true };
         let end = LogPoint { seq: ChunkSeq(4), ..LogPoint::START };
         for frame in [welcome, ToReplica::Beat(beat)] {
             assert_eq!(to_replica(from_primary(&frame, Some(end))), Ok((frame, vec![], Some(end))));

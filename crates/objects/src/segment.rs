@@ -144,6 +144,7 @@ pub async fn fold(log: &ObjectLog, run: FoldRun, policy: &FoldPolicy) -> Result<
     .await?;
     let key = keys::segment(run.first, run.last);
     let infos: Vec<ChunkInfo> = chunks.iter().map(ChunkInfo::of).collect();
+    check_continues(log, &infos).await?;
     let encoded = tokio::task::spawn_blocking(move || encode_segment(&chunks))
         .await
         .map_err(|e| ReadError::bad(&key, format!("folding was broken off: {e}")))?
@@ -159,6 +160,35 @@ pub async fn fold(log: &ObjectLog, run: FoldRun, policy: &FoldPolicy) -> Result<
         return Err(ReadError::bad(key, "it does not hold the chunks of this run"));
     }
     Ok(checked)
+}
+
+/// The last chunk of a run is the log's own: the chunk after it goes on from there. A seal that fell into the hole which
+/// another node's folding left there since the LIST has no continuation.
+async fn check_continues(log: &ObjectLog, run: &[ChunkInfo]) -> Result<(), ReadError> {
+    let Some(last) = run.last() else { return Ok(()) };
+    let next = last.seq.next();
+    let after = match log.read_chunk(next).await? {
+        Some(chunk) => Some(ChunkInfo::of(&chunk)),
+        None => folded(log, next).await?,
+    };
+    let after = after.ok_or(ReadError::Missing { key: keys::chunk(next) })?;
+    if after.first_index != last.last_index.next() || after.term < last.term {
+        let text = format!(
+            "it ends at index {} of term {}, chunk {next} begins at index {} of term {}: it is not the log's",
+            last.last_index, last.term, after.first_index, after.term
+        );
+        return Err(ReadError::bad(keys::chunk(last.seq), text));
+    }
+    Ok(())
+}
+
+/// A chunk that is in a segment by now.
+async fn folded(log: &ObjectLog, seq: ChunkSeq) -> Result<Option<ChunkInfo>, ReadError> {
+    let listing = log.list(ChunkSeq(seq.0.saturating_sub(1))).await?;
+    let holds = listing.segments.iter().find(|segment| segment.first <= seq && seq <= segment.last);
+    let Some(segment) = holds else { return Ok(None) };
+    let checked = check_segment(log, *segment).await?;
+    Ok(checked.chunks.into_iter().find(|chunk| chunk.seq == seq))
 }
 
 /// Reads a segment back, whole.

@@ -327,6 +327,30 @@ async fn a_seal_that_fell_into_a_hole_below_a_segment_is_ignored() {
 }
 
 #[tokio::test]
+async fn a_seal_that_fell_into_a_hole_is_not_folded() {
+    let mut w = written(5).await;
+    let end = w.at;
+    for _ in 0..10 {
+        w.append(2).await;
+    }
+    let run = |first, last| netsy_objects::segment::FoldRun { first: ChunkSeq(first), last: ChunkSeq(last), bytes: 0 };
+    // One node folded 5 to 9 and deleted them; a Primary that slept seals where it saw the log's end; another node, that
+    // had listed chunks 4 to 6 before, reads the last of them only now.
+    netsy_objects::segment::fold(&w.log, run(5, 9), &fold_all_policy()).await.unwrap();
+    let mut late = Writer::new(&w.bucket);
+    (late.at, late.term, late.session) = (end, w.term, Session(1234));
+    w.bucket.put(&keys::chunk(ChunkSeq(6)), NewMeta::seal_at(&late));
+    for seq in 7..=9 {
+        w.bucket.remove(&keys::chunk(ChunkSeq(seq)));
+    }
+    let error = netsy_objects::segment::fold(&w.log, run(4, 6), &fold_all_policy()).await.unwrap_err().to_string();
+    assert!(error.contains("it is not the log's"), "{error}");
+    // Next to what is in a segment already.
+    netsy_objects::segment::fold(&w.log, run(3, 4), &fold_all_policy()).await.unwrap();
+    restores_whole(&w).await;
+}
+
+#[tokio::test]
 async fn a_snapshot_in_the_middle_of_a_segment_restores() {
     let mut w = written(7).await;
     snapshot(&w, None).await;

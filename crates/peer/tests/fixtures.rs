@@ -138,6 +138,7 @@ fn the_log() {
         entries: vec![entry.encode_to_vec().into()],
     };
     check("append", down(primary_frame::Kind::Append(append)));
-    let beat = Beat { term: 3, commit: 96, store_age_ms: Some(12), watch_floor: 5, log_end };
-    check("beat", down(primary_frame::Kind::Beat(beat)));
+    let beat = Beat { term: 3, commit: 96, store_age_ms: Some(12), watch_floor: 5, log_end, snapshots: false };
+    check("beat", down(primary_frame::Kind::Beat(beat.clone())));
+    check("beat-snapshots", down(primary_frame::Kind::Beat(Beat { snapshots: true, ..beat })));
 }

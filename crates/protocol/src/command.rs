@@ -254,6 +254,10 @@ pub enum Command {
     Rebuild(String),
     /// R7: a committed entry would have to be deleted. The node ends, loudly.
     Halt(String),
+    /// The graceful stop has come so far that the cluster does not need this process any more: it is no voter, and no
+    /// Primary but the last one, of which the bucket has everything. It goes on following; requests that are under way
+    /// are finished, then `Event::Finish`.
+    Left,
     /// The graceful stop is done: the process may end.
     Stopped {
         /// What was left undone; empty: nothing.

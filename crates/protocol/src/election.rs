@@ -158,7 +158,11 @@ impl Engine {
             // R12: nothing is given up that is there.
             return self.decline_recovery(format!("node {from} answers with the database that votes: it is not lost"));
         }
-        current.promises.insert(from, promise);
+        let stopping = promise.stopping;
+        current.promises.insert(from.clone(), promise);
+        if !stopping {
+            self.runs_again(&from);
+        }
         self.elect();
     }
 
@@ -246,8 +250,9 @@ impl Engine {
         let rule = manifest.rule();
         let everybody = rule.election == 0 || election.recover.is_some();
         // R11: a vote is of the incarnation that the manifest names.
+        let given_up = |p: &Promise| election.recover.as_ref().is_some_and(|lost| lost.contains(&p.process.voter()));
         let votes = |p: &Promise| {
-            everybody
+            everybody && !given_up(p)
                 || manifest.names(&p.process.voter())
                 || by_name && manifest.voters.iter().any(|v| v.node_id == p.process.node_id)
         };

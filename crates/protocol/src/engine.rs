@@ -6,7 +6,7 @@
 //! What each part does stands in its own file: `promise` (R2), `take_over` (R4), `primary` (R5, R8), `streams` (R7 as
 //! the Primary), `follower` (R7, R8 as a replica), `reads` (R9), `change` and `voter_plan` (R10), `election` (R6, R12), `lock`
 //! and `health` (section 4), `hand_over` (planned moves, graceful stops), `disk`,
-//! `watch_floor`.
+//! `snapshots` (who makes them), `watch_floor`.
 
 use crate::command::{Command, LocalOp, Report, StoreCall};
 use crate::config::{Millis, RegisteredNode, Settings, Start};
@@ -224,6 +224,7 @@ impl Engine {
             Event::StreamClosed(stream) => self.on_stream_closed(stream),
             Event::Leading(term) => self.on_leading(term),
             Event::Stop => self.on_stop(),
+            Event::Finish => self.on_finish(),
             Event::MovePrimary(to) => self.on_move_primary(to),
             Event::SetCluster { quorum, copies_min } => self.on_set_cluster(quorum, copies_min),
             Event::Recover { lost } => self.on_recover(lost),
@@ -268,13 +269,19 @@ impl Engine {
             Message::ElectorGoneAsk { query, session } => self.on_elector_gone_ask(from, query, session),
             Message::ElectorGone { query, gone } => self.on_elector_gone(from, query, gone),
             Message::ElectorResigns { session } => self.on_elector_resigns(session),
-            Message::Elected { term, primary } => self.on_elected(term, primary),
+            Message::Elected { term, primary } => {
+                // Just now; what an old manifest says tells nothing of who runs.
+                if self.follower.target.as_ref().is_none_or(|(known, _)| *known < term) {
+                    self.runs_again(&primary.node_id);
+                }
+                self.on_elected(term, primary);
+            }
             Message::HandOver { term, to, reason } => self.on_hand_over_wish(from, term, to, reason),
             Message::Confirm { term, round } => self.on_confirm(from, term, round),
             Message::Confirmed { term, round, incarnation } => self.on_confirmed(from, term, round, incarnation),
             Message::HigherTerm { term, exists } => self.on_higher_term(term, exists),
             Message::ReadIndexAsk { id, session } => self.on_read_index_ask(from, id, session),
-            Message::ReadIndex { id, index, .. } => self.on_read_index(id, index),
+            Message::ReadIndex { id, term, index } => self.on_read_index(id, index, term),
             Message::ReadIndexRefused { id } => self.on_read_index_refused(id),
             Message::Leave { process } => self.on_leave(from, process),
             Message::Left { process } => self.on_left(process),
@@ -454,10 +461,23 @@ impl Engine {
     pub(crate) fn target(&mut self, term: Term, primary: ProcessId) {
         let newer = self.follower.target.as_ref().is_none_or(|(known, _)| *known < term);
         if newer {
+            // A term exists only if a swap of the manifest wrote it (R1): this process is deposed, also where it cannot
+            // read that itself, as it does not reach object storage.
+            if self.primary.as_ref().is_some_and(|p| p.term < term) && primary != self.me {
+                self.step_down();
+            }
             self.follower.target = Some((term, primary));
             self.follower.retry_at = self.now;
             self.leave_old_primary(term);
             self.tick_follower();
+        }
+    }
+
+    /// A node was known to have stopped, and is there: it may be called again.
+    pub(crate) fn runs_again(&mut self, node: &NodeId) {
+        if let Some(known) = self.nodes.get_mut(node).filter(|known| known.stopped) {
+            known.stopped = false;
+            self.out.push_back(Command::Nodes(self.nodes.values().cloned().collect()));
         }
     }
 
@@ -484,7 +504,7 @@ impl Engine {
     pub fn may_create(&self, term: Term) -> Creating {
         match &self.primary {
             Some(primary) if primary.term == term && primary.serves() => {
-                if self.is_bound() {
+                if self.is_bound() || self.has_left() {
                     return Creating::No;
                 }
                 let paused = mutant!(self, LeaseWaitForWritesOnly) && self.now < primary.lease_wait_until

@@ -141,6 +141,8 @@ pub enum Event {
     Leading(Term),
     /// SIGTERM: stop gracefully.
     Stop,
+    /// After `Left`: no request is under way here any more.
+    Finish,
     /// An operator wants another Primary; `None`: whichever is best.
     MovePrimary(Option<NodeId>),
     /// An operator changes what the manifest holds (R10); `None`: as it is.

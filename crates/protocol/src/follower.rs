@@ -10,8 +10,10 @@ use crate::mutant::mutant;
 use crate::reconcile::{Run, Runs, with_object_log};
 use netsy_api::ids::{LogIndex, Revision, Term};
 
-/// Pause before a stream that was refused is opened again.
+/// Pause before a stream that broke is opened again.
 const RETRY: Millis = 50;
+/// The same after the first refusal: a Primary that was just elected may not know it yet.
+const RETRY_FIRST: Millis = 10;
 /// The longest such pause.
 const RETRY_MAX: Millis = 1_000;
 
@@ -42,6 +44,8 @@ pub(crate) struct Follower {
     receipted: LogIndex,
     /// How old the Primary's last contact with object storage was, and when it said so.
     pub(crate) primary_store: Option<(u64, Millis)>,
+    /// The Primary wants this node to make the snapshots.
+    pub(crate) snapshots: bool,
     next_alive: Millis,
     load: Option<CallId>,
     load_wanted: bool,
@@ -52,7 +56,8 @@ impl Engine {
     /// Whether this node hears the Primary of `term` now.
     pub(crate) fn hears(&self, term: Term) -> bool {
         self.follower.stream.as_ref().is_some_and(|s| {
-            s.welcomed && s.term == term && self.now.saturating_sub(s.last_heard) <= self.settings.silence()
+            let broken = self.peers.is_down(&s.primary.node_id);
+            s.welcomed && s.term == term && !broken && self.now.saturating_sub(s.last_heard) <= self.settings.silence()
         })
     }
 
@@ -133,8 +138,8 @@ impl Engine {
     }
 
     fn back_off(&mut self) {
-        self.follower.pause = (self.follower.pause * 2).clamp(RETRY, RETRY_MAX);
-        self.follower.retry_at = self.now + self.follower.pause + self.random.below(RETRY);
+        self.follower.pause = (self.follower.pause * 2).clamp(RETRY_FIRST, RETRY_MAX);
+        self.follower.retry_at = self.now + self.follower.pause + self.random.below(RETRY.min(self.follower.pause));
     }
 
     pub(crate) fn on_frame(&mut self, stream: StreamId, frame: ToReplica) {
@@ -213,13 +218,16 @@ impl Engine {
         if let Some(stream) = &mut self.follower.stream {
             stream.welcomed = true;
         }
+        self.peers.up(&stream.primary.node_id);
         self.follower.verified = common;
         self.follower.verified_term = term;
         self.follower.told_commit = commit;
+        self.follower.snapshots = false;
         self.follower.receipted = LogIndex(0);
         self.send_alive();
         self.send_receipt();
         self.show_told();
+        self.reads_visible();
         self.ask_read_index();
     }
 
@@ -292,6 +300,7 @@ impl Engine {
             return;
         }
         self.follower.told_commit = self.follower.told_commit.max(beat.commit);
+        self.follower.snapshots = beat.snapshots;
         self.follower.primary_store = beat.store_age.map(|age| (age, self.now));
         self.show_told();
         self.on_announced_floor(beat.watch_floor);
@@ -438,6 +447,11 @@ impl Engine {
 
     pub(crate) fn on_elected(&mut self, term: Term, primary: ProcessId) {
         let mine = primary == self.me;
+        // This process is deposed: whoever waits here is to go to the new Primary now, not once the manifest is read.
+        if self.primary.as_ref().is_some_and(|p| p.term < term) {
+            self.step_down();
+            self.learn();
+        }
         self.target(term, primary);
         // R1: it acts only once it read that itself.
         if mine && self.last_led < term && self.manifest.as_ref().is_none_or(|m| m.term < term) {

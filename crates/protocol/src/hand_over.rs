@@ -12,8 +12,12 @@ use netsy_api::ids::{LogIndex, NodeId, Term};
 
 /// A hand-over on request is given up after this, and the Primary goes on.
 const MOVE_MAX: Millis = 5_000;
+/// Writes pause for this long at most; then the hand-over is given up.
+const PAUSE_MAX: Millis = 2_000;
 /// Uploads are waited for this long before a hand-over goes on without them.
-const FLUSH_MAX: Millis = 2_000;
+const FLUSH_MAX: Millis = 1_000;
+/// A stopping Primary whose hand-over came to nothing lets writes through for this long before the next try.
+const NEXT_TRY: Millis = 1_000;
 /// Wishes and Leave messages are repeated after this.
 const REPEAT: Millis = 200;
 /// A stopping Primary waits this long for a replica that could follow it to catch up.
@@ -37,6 +41,7 @@ pub(crate) struct HandOver {
     to: NodeId,
     stopping: bool,
     pub(crate) paused: bool,
+    paused_at: Millis,
     since: Millis,
     step: Step,
     repeat_at: Millis,
@@ -48,9 +53,13 @@ pub(crate) struct Stop {
     since: Millis,
     pub(crate) paused: bool,
     /// It is no voter any more and may end.
-    pub(crate) left: bool,
+    left: bool,
+    /// No request is under way any more.
+    finishing: bool,
     flushed: Option<LogIndex>,
     repeat_at: Millis,
+    /// No hand-over is tried before this.
+    next_try: Millis,
     marking: bool,
 }
 
@@ -83,6 +92,8 @@ impl Engine {
             "a hand-over is under way"
         } else if self.successor(to.as_ref()).is_none() {
             "no such voter has caught up"
+        } else if !self.elector_answers() {
+            "there is no Elector at the moment"
         } else {
             return self.start_hand_over(to.as_ref(), false);
         };
@@ -96,6 +107,7 @@ impl Engine {
             to,
             stopping,
             paused: false,
+            paused_at: self.now,
             since: self.now,
             step: Step::Flushing(end),
             repeat_at: self.now,
@@ -105,41 +117,40 @@ impl Engine {
     }
 
     pub(crate) fn tick_hand_over(&mut self) {
+        let now = self.now;
         let Some(hand_over) = &self.hand_over else { return };
-        let waited = self.now.saturating_sub(hand_over.since);
-        if waited >= MOVE_MAX
-            && let Some(primary) = &mut self.primary
-        {
+        let paused = hand_over.paused && now.saturating_sub(hand_over.paused_at) >= PAUSE_MAX;
+        if !paused && now.saturating_sub(hand_over.since) < MOVE_MAX {
+            return self.hand_over_may_go_on();
+        }
+        // Writes go on here, unless this node promised another term meanwhile: then it is replaced anyway.
+        let stopping = hand_over.stopping;
+        self.hand_over = None;
+        if let Some(primary) = &mut self.primary {
             primary.lease = ReadLease::new(self.settings.read_lease);
         }
-        let Some(hand_over) = &self.hand_over else { return };
-        if !hand_over.stopping && waited >= MOVE_MAX {
-            // Writes go on here, unless this node promised another term meanwhile: then it is replaced anyway.
-            self.hand_over = None;
-            self.report(Report::Declined("the hand-over was not done in time".into()));
-            return;
-        }
-        if hand_over.stopping && waited >= MOVE_MAX {
+        match &mut self.stop {
             // Perhaps another one can follow.
-            self.hand_over = None;
-            return;
+            Some(stop) if stopping => stop.next_try = now + NEXT_TRY,
+            _ => self.report(Report::Declined("the hand-over was not done in time".into())),
         }
-        self.hand_over_may_go_on();
     }
 
     pub(crate) fn hand_over_may_go_on(&mut self) {
         let (now, end) = (self.now, self.log.end().last_index);
         let committed = self.committed();
+        let failing = self.store_failing_since.is_some();
         let Some(hand_over) = &mut self.hand_over else { return };
         let Some(primary) = &mut self.primary else { return };
         let held = primary.streams.values().filter(|r| r.process.node_id == hand_over.to).map(|r| r.held).max();
         match hand_over.step {
             Step::Flushing(through) => {
                 let over = now.saturating_sub(hand_over.since) >= FLUSH_MAX;
-                if primary.change.is_some() || primary.uploaded < through && !over {
+                // Without object storage nobody is elected: writes do not pause for that.
+                if primary.change.is_some() || failing || primary.uploaded < through && !over {
                     return;
                 }
-                hand_over.paused = true;
+                (hand_over.paused, hand_over.paused_at) = (true, now);
                 hand_over.step = Step::Settling(now);
                 self.flush_all();
                 self.hand_over_may_go_on();
@@ -200,8 +211,10 @@ impl Engine {
             since: self.now,
             paused: false,
             left: false,
+            finishing: false,
             flushed: None,
             repeat_at: self.now,
+            next_try: self.now,
             marking: false,
         });
         self.tell_elector();
@@ -214,6 +227,14 @@ impl Engine {
         let now = self.now;
         let Some(stop) = &mut self.stop else { return };
         let waited = now.saturating_sub(stop.since);
+        if stop.left && !stop.finishing {
+            // Requests are being finished, which has a time limit of its own; and the cluster may end meanwhile.
+            if now >= stop.repeat_at {
+                stop.repeat_at = now + REPEAT;
+                self.learn();
+            }
+            return;
+        }
         if waited >= self.settings.drain_timeout {
             let undone = if stop.left {
                 "the registration is not marked as stopped".to_string()
@@ -259,7 +280,12 @@ impl Engine {
             return;
         }
         if self.successor(None).is_some() && self.stop.as_ref().is_some_and(|s| !s.paused) {
-            return self.start_hand_over(None, true);
+            // A stop cannot be done without an Elector and object storage: until then writes go on.
+            let may = self.stop.as_ref().is_some_and(|s| self.now >= s.next_try) && self.elector_answers();
+            if may {
+                self.start_hand_over(None, true);
+            }
+            return;
         }
         let Some(primary) = &mut self.primary else { return };
         let others = primary.streams.values().any(|r| !r.stopping && self.now.saturating_sub(r.last_heard) <= silence);
@@ -306,9 +332,22 @@ impl Engine {
         }
     }
 
+    /// Whether this process stops and is needed no more.
+    pub(crate) fn has_left(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.left)
+    }
+
     fn leave_done(&mut self) {
-        if let Some(stop) = &mut self.stop {
+        if let Some(stop) = self.stop.as_mut().filter(|stop| !stop.left) {
             stop.left = true;
+            self.out.push_back(Command::Left);
+        }
+    }
+
+    pub(crate) fn on_finish(&mut self) {
+        let now = self.now;
+        if let Some(stop) = self.stop.as_mut().filter(|stop| stop.left && !stop.finishing) {
+            (stop.finishing, stop.since, stop.repeat_at) = (true, now, now);
             self.mark_stopped();
         }
     }

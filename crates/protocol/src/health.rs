@@ -7,6 +7,9 @@ use crate::message::{Message, NodeReport};
 use netsy_api::ids::{Incarnation, NodeId, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// After a Primary was spared, it is looked at again after this, the next times later: a voter that said that it hears
+/// it may not have noticed yet that it is gone.
+const SPARED_FIRST: Millis = 100;
 /// How long the voters are waited for when they are asked whether they hear the Primary.
 const HEARS_WAIT: Millis = 200;
 /// A Primary that was elected and does not take over is replaced after this.
@@ -21,6 +24,8 @@ pub(crate) const STORE_LOST: Millis = 2_000;
 struct Suspicion {
     term: Term,
     since: Millis,
+    /// When those that did not answer are asked again.
+    ask_at: Millis,
     why: &'static str,
     query: u64,
     asked: BTreeSet<NodeId>,
@@ -39,6 +44,8 @@ pub(crate) struct Peers {
     query: u64,
     /// After a Primary was spared, or an election came to nothing.
     quiet_until: Millis,
+    /// How often in a row a Primary was spared.
+    spared: u32,
     elected_at: Millis,
     next_deregister: Millis,
     /// Since when a node that answers has promised more than the manifest's term: it cannot follow its Primary.
@@ -118,7 +125,11 @@ impl Engine {
         }
         self.peers.up(&from);
         let known = self.nodes.get(&from);
-        let same = known.is_some_and(|n| n.incarnation == report.process.incarnation && n.address == report.address);
+        // One that was stopped and runs again may have kept database and address.
+        let same = known.is_some_and(|n| {
+            let runs = !n.stopped || report.stopping;
+            n.incarnation == report.process.incarnation && n.address == report.address && runs
+        });
         if !same {
             let node = RegisteredNode {
                 node_id: from.clone(),
@@ -131,6 +142,10 @@ impl Engine {
             if self.lock.held {
                 self.beat_nodes();
             }
+        }
+        if self.quorum_lost.as_ref().is_some_and(|lost| lost.missing.contains(&from)) && self.lock.held {
+            // One that was missed is back: perhaps it is enough.
+            self.peers.quiet(self.now);
         }
         self.peers.reports.insert(from, (report, self.now));
         if self.lock.held {
@@ -187,7 +202,12 @@ impl Engine {
         if self.peers.is_down(&primary.node_id) {
             return Some(("the connection to the Primary broke", false, true));
         }
-        let Some((report, at)) = self.peers.reports.get(&primary.node_id) else {
+        let heard = self.peers.reports.get(&primary.node_id);
+        let stopped = self.nodes.get(&primary.node_id).is_some_and(|node| node.stopped);
+        if stopped && heard.is_none_or(|(_, at)| now.saturating_sub(*at) > silence) {
+            return Some(("the Primary has stopped", false, true));
+        }
+        let Some((report, at)) = heard else {
             return (waited > silence).then_some(("the Primary was not heard", false, true));
         };
         if now.saturating_sub(*at) > silence {
@@ -224,6 +244,7 @@ impl Engine {
         self.peers.ahead_since = if ahead { self.peers.ahead_since.or(Some(now)) } else { None };
         let Some((why, certain, avoid)) = self.against_primary() else {
             self.peers.suspicion = None;
+            self.peers.spared = 0;
             self.quorum_lost = None;
             return;
         };
@@ -248,9 +269,9 @@ impl Engine {
         for node in &asked {
             self.send(node, Message::HearsAsk { query, term });
         }
-        let since = self.now;
+        let (since, ask_at) = (self.now, self.now + HEARS_WAIT);
         self.peers.suspicion =
-            Some(Suspicion { term, since, why, query, asked, answers: BTreeMap::new(), certain, avoid });
+            Some(Suspicion { term, since, ask_at, why, query, asked, answers: BTreeMap::new(), certain, avoid });
         self.renew_lock();
     }
 
@@ -259,7 +280,9 @@ impl Engine {
         let Some(manifest) = &self.manifest else { return };
         let Some(suspicion) = &self.peers.suspicion else { return };
         let waited = self.now.saturating_sub(suspicion.since);
-        let all = suspicion.asked.iter().all(|n| suspicion.answers.contains_key(n) || self.peers.is_down(n));
+        let open = suspicion.asked.iter().filter(|n| !suspicion.answers.contains_key(*n) && !self.peers.is_down(n));
+        let open: Vec<NodeId> = open.cloned().collect();
+        let all = open.is_empty();
         if !all && waited < HEARS_WAIT || self.lock.renewed.is_none_or(|at| at < suspicion.since) {
             return;
         }
@@ -276,15 +299,26 @@ impl Engine {
         let own = self.follower.primary_store.map(|(age, at)| age + self.now.saturating_sub(at));
         let reaches = voters().map(|(_, (_, _, age))| *age).chain([own]).flatten().any(|age| age <= fresh);
         let spared = !suspicion.certain && hear >= rule.commit.unwrap_or(1) && reaches;
+        // The bucket is the whole cluster, and whoever is left is about to stop: a Primary would have nothing to do.
+        let silence = self.settings.silence();
+        let stays = |node: &NodeId| self.peers.report_of(node).is_some_and(|(report, _)| !report.stopping);
+        let none_stays = self.stop.is_some() && !self.peers.healthy(self.now, silence).iter().any(stays);
+        let over = manifest.voters.is_empty() && none_stays;
         let (why, avoid) = (suspicion.why, suspicion.avoid.then(|| manifest.primary.node_id.clone()));
         let answer = voters().count() + usize::from(mine);
         let answered: Vec<NodeId> = voters().map(|(n, _)| n.clone()).chain(mine.then(|| me.node_id.clone())).collect();
         let primary_answers = suspicion.answers.contains_key(&manifest.primary.node_id);
-        if spared {
-            // Only this node lost it.
+        if spared || over {
+            // Only this node lost it, or nobody needs it.
             self.peers.suspicion = None;
-            self.peers.quiet_until = self.now + self.settings.heartbeat_interval;
+            let pause = SPARED_FIRST << self.peers.spared.min(8);
+            self.peers.spared += 1;
+            self.peers.quiet_until = self.now + pause.min(self.settings.heartbeat_interval);
             return;
+        }
+        if answer < rule.election && !all && waited < self.settings.silence() {
+            // Busy ones are late: nothing is lost before they had their time.
+            return self.ask_again(&open);
         }
         if answer < rule.election {
             // R12: nothing would come of an election but promises that bind those who are there.
@@ -298,6 +332,19 @@ impl Engine {
         let prefer = avoid.is_none().then(|| manifest.primary.node_id.clone());
         self.peers.suspicion = None;
         self.start_election(why, prefer, avoid);
+    }
+
+    fn ask_again(&mut self, open: &[NodeId]) {
+        let now = self.now;
+        let Some(suspicion) = self.peers.suspicion.as_mut() else { return };
+        if now < suspicion.ask_at {
+            return;
+        }
+        suspicion.ask_at = now + HEARS_WAIT;
+        let (query, term) = (suspicion.query, suspicion.term);
+        for node in open {
+            self.send(node, Message::HearsAsk { query, term });
+        }
     }
 
     /// Nodes that were silent for very long and vote no more are taken out of the registrations that count.

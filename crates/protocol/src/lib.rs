@@ -37,6 +37,7 @@ mod random;
 pub mod read;
 mod reads;
 pub mod reconcile;
+mod snapshots;
 pub mod status;
 mod streams;
 mod take_over;

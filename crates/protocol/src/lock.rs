@@ -19,7 +19,7 @@ const STOOD_STILL: Millis = 2_000;
 /// Between two that may take it over, so that one goes first.
 const RANK: Millis = 150;
 /// Votes on whether the holder is gone are asked for anew after this.
-const ASK_AGAIN: Millis = 300;
+const ASK_AGAIN: Millis = 100;
 
 /// What a node knows of the lock.
 #[derive(Clone, Debug)]
@@ -102,6 +102,15 @@ impl Engine {
                 })
             }
         }
+    }
+
+    /// Whether there is an Elector that would hear a wish.
+    pub(crate) fn elector_answers(&self) -> bool {
+        let silence = self.settings.silence();
+        let hears = |(process, _, at): &(ProcessId, u64, Millis)| {
+            !self.peers.is_down(&process.node_id) && self.now.saturating_sub(*at) <= silence
+        };
+        self.lock.held || self.lock.heard.as_ref().is_some_and(hears)
     }
 
     pub(crate) fn tick_lock(&mut self) {

@@ -267,6 +267,8 @@ pub struct Beat {
     pub store_age: Option<u64>,
     /// No watch may begin below this revision any more.
     pub watch_floor: Option<Revision>,
+    /// The replica that hears it is to make the snapshots, and to fold and clean up the object log (section 6).
+    pub snapshots: bool,
 }
 
 /// From the Primary down a stream.

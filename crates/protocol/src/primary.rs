@@ -13,6 +13,7 @@ use crate::mutant::mutant;
 use crate::quorum::Voter;
 use crate::read::{ReadId, ReadLease};
 use crate::reads::{RemoteAsk, Round};
+use crate::snapshots::SnapshotMaker;
 use crate::streams::Replica;
 use crate::watch_floor::FloorRound;
 use netsy_api::ids::{ChunkSeq, LogIndex, NodeId, Revision, Term};
@@ -90,6 +91,8 @@ pub(crate) struct Primary {
     /// Nodes that an operator takes out.
     pub(crate) removing: Vec<NodeId>,
     pub(crate) wanted: crate::change::Wanted,
+    /// Who makes the snapshots.
+    pub(crate) snapshot_maker: Option<SnapshotMaker>,
 }
 
 impl Primary {
@@ -131,6 +134,7 @@ impl Primary {
             leaving: vec![],
             removing: vec![],
             wanted: Default::default(),
+            snapshot_maker: None,
         }
     }
 

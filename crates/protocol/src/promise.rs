@@ -51,6 +51,10 @@ impl Engine {
     }
 
     pub(crate) fn on_promise_ask(&mut self, from: NodeId, election: u64, term: Term) {
+        // One that has left is no voter, and cannot act in a term: it takes part in no election.
+        if self.has_left() {
+            return;
+        }
         // Granted again for the same term: a lost answer must not block the election for ever.
         if term < self.log.promised() {
             let promised = self.log.promised();

@@ -113,25 +113,28 @@ impl Engine {
             },
         );
         self.out.push_back(Command::ToReplica { stream, frame: ToReplica::Welcome(welcome) });
-        let beat = self.beat();
+        let beat = self.beat(stream);
         self.out.push_back(Command::ToReplica { stream, frame: ToReplica::Beat(beat) });
     }
 
-    /// The Primary's sign of life as of now: for the driver, where the commit index moved and there is nothing to send.
-    pub fn beat(&self) -> Beat {
+    /// The Primary's sign of life on a stream as of now: for the driver, where the commit index moved and there is nothing
+    /// to send.
+    pub fn beat(&self, stream: StreamId) -> Beat {
         Beat {
             term: self.primary.as_ref().map(|p| p.term).unwrap_or_default(),
             commit: self.committed(),
             store_age: self.store_age(),
             watch_floor: self.primary.as_ref().and_then(|p| p.floor_announced),
+            snapshots: self.primary.as_ref().is_some_and(|p| p.snapshots_on(stream)),
         }
     }
 
     pub(crate) fn beat_replicas(&mut self) {
-        let beat = self.beat();
+        self.choose_snapshot_maker();
         let streams: Vec<StreamId> = self.primary.iter().flat_map(|p| p.streams.keys().copied()).collect();
         for stream in streams {
-            self.out.push_back(Command::ToReplica { stream, frame: ToReplica::Beat(beat.clone()) });
+            let beat = self.beat(stream);
+            self.out.push_back(Command::ToReplica { stream, frame: ToReplica::Beat(beat) });
         }
     }
 

@@ -19,7 +19,7 @@ impl Engine {
     /// A manifest that this process read names its own session: R4 begins.
     pub(crate) fn take_over(&mut self) {
         let Some(manifest) = self.manifest.clone() else { return };
-        if self.ended || self.stop.as_ref().is_some_and(|stop| stop.left) {
+        if self.ended || self.has_left() {
             return;
         }
         let term = manifest.term;

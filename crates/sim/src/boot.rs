@@ -122,6 +122,7 @@ impl World {
             installed: LogIndex(0),
             queue: VecDeque::new(),
             syncing: None,
+            disk_full: false,
             requests: VecDeque::new(),
             writing: false,
             leading: None,
@@ -166,11 +167,12 @@ impl World {
         place.booting = None;
         place.paused = false;
         place.deferred.clear();
+        let full = place.full_disk > 0;
         let Some(process) = place.process.take() else { return };
         // Of what was on its way to the disk, some may have arrived, in order.
         if let (Some(upto), Some(disk)) = (process.syncing, &mut place.disk) {
             let batch: Vec<_> = process.queue.into_iter().take_while(|(seq, _)| *seq <= upto).collect();
-            let arrived = (cut % (batch.len() as u64 + 1)) as usize;
+            let arrived = if full { 0 } else { (cut % (batch.len() as u64 + 1)) as usize };
             for (_, op) in batch.into_iter().take(arrived) {
                 disk.apply(op);
             }

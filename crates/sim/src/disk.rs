@@ -13,6 +13,8 @@ pub struct Holes {
     pub gone: BTreeSet<Position>,
     /// Entries up to here lost a row, or came in a snapshot: those after it are whole.
     pub partial: LogIndex,
+    /// What is left gives a state from here on: rows are let go for the sake of entries up to here.
+    pub least: LogIndex,
 }
 
 /// How far a log is known to equal the object log.
@@ -50,6 +52,7 @@ pub enum DiskOp {
     Delete {
         rows: Vec<Position>,
         through: LogIndex,
+        least: LogIndex,
         visible: LogIndex,
     },
 }
@@ -78,9 +81,10 @@ impl Disk {
                 self.holes = holes;
             }
             DiskOp::Led(session) => self.led = Some(session),
-            DiskOp::Delete { rows, through, visible } => {
+            DiskOp::Delete { rows, through, least, visible } => {
                 self.holes.gone.extend(rows);
                 self.holes.partial = self.holes.partial.max(through);
+                self.holes.least = self.holes.least.max(least);
                 self.visible = self.visible.max(visible);
             }
         }

@@ -211,12 +211,16 @@ impl World {
                     place.halted = Some(why);
                 }
             }
+            Command::Left => {
+                self.count("left");
+                self.input(slot, life, 5, Input::Engine(Event::Finish));
+            }
             Command::Stopped { undone } => {
                 self.count(if undone.is_empty() { "stopped gracefully" } else { "stop left undone" });
                 self.log(slot, || format!("stopped: {undone}"));
                 let restart = self.slots.get(slot).and_then(|s| s.restart_after);
                 // What was on its way to the disk is synced at the end.
-                if let Some(place) = self.slots.get_mut(slot)
+                if let Some(place) = self.slots.get_mut(slot).filter(|place| place.full_disk == 0)
                     && let (Some(process), Some(disk)) = (&mut place.process, &mut place.disk)
                 {
                     for (_, op) in std::mem::take(&mut process.queue) {
@@ -291,7 +295,7 @@ impl World {
             LocalOp::InstallSnapshot { index } => {
                 process.mem = entries.to_vec();
                 process.holes = brought.holes.cloned().unwrap_or_default();
-                process.holes.partial = index;
+                (process.holes.partial, process.holes.least) = (index, index);
                 process.installed = index;
                 let holes = process.holes.clone();
                 process.engine.set_entries_from(entries_from.max(index.next()));
@@ -322,7 +326,18 @@ impl World {
     fn synced(&mut self, slot: usize) {
         let now = self.clock(slot);
         let Some(place) = self.slots.get_mut(slot) else { return };
+        let full = place.full_disk > 0;
         let (Some(process), Some(disk)) = (&mut place.process, &mut place.disk) else { return };
+        if full != process.disk_full {
+            process.disk_full = full;
+            process.engine.handle(now, Event::DiskFull(full));
+        }
+        if full {
+            let life = process.life;
+            self.truth.count("disk full");
+            self.input(slot, life, 100, Input::Synced);
+            return self.drain(slot);
+        }
         let Some(upto) = process.syncing.take() else { return };
         while process.queue.front().is_some_and(|(seq, _)| *seq <= upto) {
             if let Some((_, op)) = process.queue.pop_front() {

@@ -72,6 +72,14 @@ impl World {
                 }
                 None => false,
             },
+            Fault::FullDisk { node, length } => match self.slots.get_mut(node) {
+                Some(place) => {
+                    place.full_disk += 1;
+                    self.after(length, Happening::Heal(Healing::FullDisk(node)));
+                    true
+                }
+                None => false,
+            },
             Fault::Stop { node, down } => self.stop(node, down),
             Fault::StopAll { down } => {
                 let mut any = false;
@@ -277,6 +285,11 @@ impl World {
                     place.slow_disk = place.slow_disk.saturating_sub(1);
                 }
             }
+            Healing::FullDisk(node) => {
+                if let Some(place) = self.slots.get_mut(node) {
+                    place.full_disk = place.full_disk.saturating_sub(1);
+                }
+            }
         }
     }
 
@@ -292,6 +305,7 @@ impl World {
             if let Some(place) = self.slots.get_mut(slot) {
                 place.store_cut = 0;
                 place.slow_disk = 0;
+                place.full_disk = 0;
             }
             self.resume(slot);
             let delay = self.rng.range(0, 500);

@@ -90,6 +90,8 @@ pub struct Process {
     pub installed: LogIndex,
     pub queue: VecDeque<(LocalSeq, DiskOp)>,
     pub syncing: Option<LocalSeq>,
+    /// The last sync failed for want of space: it is tried again, and the writer waits for it.
+    pub disk_full: bool,
     pub requests: VecDeque<(Ask, To)>,
     pub writing: bool,
     pub leading: Option<Term>,

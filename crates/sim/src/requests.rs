@@ -64,8 +64,7 @@ impl World {
             process.requests.push_back((ask, To::Client(op)));
             return self.write_soon(slot);
         }
-        let status = process.engine.status(0);
-        let primary = status.primary.filter(|_| status.primary_ready).map(|(_, p)| p.node_id);
+        let primary = process.engine.serving_primary().map(|p| p.node_id.clone());
         let target = primary.and_then(|node| self.slot_of(&node)).filter(|to| *to != slot);
         let Some(to) = target else {
             if let Some(process) = self.process(slot) {
@@ -155,8 +154,8 @@ impl World {
         process.writing = false;
         let Some(term) = process.leading else { return };
         match process.engine.may_create(term) {
-            Creating::Yes => {}
-            Creating::Paused | Creating::No => {
+            Creating::Yes if !process.disk_full => {}
+            _ => {
                 // Looked at again with the next tick; a step down takes them away.
                 let life = process.life;
                 if !process.requests.is_empty() {

@@ -13,6 +13,7 @@ impl World {
     pub fn tick_rows(&mut self, slot: usize) {
         let early = self.mutant == Some(Mutant::RowsGoBeforeLogged);
         let newest = self.mutant == Some(Mutant::RowsOfNewestGo);
+        let dead = self.mutant == Some(Mutant::DeadRowsGoBeforeLogged);
         let Some(process) = self.process(slot) else { return };
         let (wanted, shown) = (process.store.compact_revision(), process.store.visible_index());
         if wanted <= process.compacted || shown < process.installed {
@@ -27,7 +28,9 @@ impl World {
             }
             return;
         }
-        let step = process.store.compact_index(KEYS_PER_STEP, if newest { Revision(i64::MAX) } else { wanted });
+        let revision = if newest { Revision(i64::MAX) } else { wanted };
+        let logged = if dead { LogIndex(u64::MAX) } else { logged_to };
+        let step = process.store.compact_index(KEYS_PER_STEP, revision, logged);
         if step.done {
             process.compacted = wanted;
             process.removing = None;
@@ -39,7 +42,8 @@ impl World {
         let through = last.unwrap_or(LogIndex(0));
         process.holes.gone.extend(step.removed.iter().copied());
         process.holes.partial = process.holes.partial.max(through);
-        let delete = DiskOp::Delete { rows: step.removed, through, visible: shown };
+        process.holes.least = process.holes.least.max(logged_to);
+        let delete = DiskOp::Delete { rows: step.removed, through, least: logged_to, visible: shown };
         process.queue.push_back((process.last_local, delete));
         let at_hand = LogIndex(self.entries_from).max(self.process(slot).map_or(LogIndex(1), |p| p.whole_from()));
         if let Some(process) = self.process(slot) {

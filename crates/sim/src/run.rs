@@ -8,6 +8,7 @@ use netsy_api::ids::Revision;
 use netsy_api::log::Entry;
 use netsy_history::{History, Log, NodeState, Op, Outcome, Rules, steps};
 use netsy_mvcc::{HashKv, Store};
+use netsy_protocol::manifest::Manifest;
 use netsy_protocol::mutant::Mutant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct Finding {
     pub ops: u64,
     pub faults: u64,
     pub settled_ms: Option<u64>,
+    /// As the bucket has it in the end.
+    pub manifest: Option<Manifest>,
     pub steps: u64,
     pub simulated: u64,
 }
@@ -110,9 +113,12 @@ fn settle(world: &mut World, calm_at: u64) -> bool {
     // No more requests; what is under way ends.
     world.clients.stopped = true;
     let end = world.now + QUIET_MAX;
-    let mut is_quiet = false;
+    let (mut is_quiet, mut look_at) = (false, world.now);
     while world.now < end && !is_quiet && world.truth.breaches.is_empty() && world.step() {
-        is_quiet = world.clients.idle() && world.is_settled() && quiet(world);
+        if world.now >= look_at {
+            look_at = world.now + 20;
+            is_quiet = world.clients.idle() && quiet(world) && world.is_settled();
+        }
     }
     if !is_quiet && world.truth.breaches.is_empty() {
         let (shown, uploaded) = (world.truth.entries.len(), world.truth.objects.len());
@@ -125,10 +131,7 @@ fn settle(world: &mut World, calm_at: u64) -> bool {
     false
 }
 
-fn quiet(world: &mut World) -> bool {
-    if let Some(end) = world.primary().and_then(|slot| world.slots.get(slot)?.process.as_ref()).map(|p| p.mem.len()) {
-        world.truth.ends_at(end);
-    }
+fn quiet(world: &World) -> bool {
     let ends: Vec<usize> =
         world.slots.iter().filter_map(|s| s.process.as_ref()).map(|p| p.store.visible_index().0 as usize).collect();
     // What a chunk commits before any node shows it has to be shown, too.
@@ -224,6 +227,7 @@ fn finish(mut world: World, lost_for_good: bool, calm_at: u64) -> Finding {
         faults: world.faults,
         counters: world.truth.counters,
         settled_ms: world.settled_at.map(|at| at.saturating_sub(calm_at)),
+        manifest: world.bucket.manifest,
         steps: world.steps,
         simulated: world.now,
     }

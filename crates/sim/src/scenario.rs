@@ -46,6 +46,8 @@ pub enum Fault {
     StoreDown { length: u64 },
     /// A disk's syncs take very long.
     SlowDisk { node: usize, length: u64 },
+    /// A disk takes nothing: for want of space, as its node sees.
+    FullDisk { node: usize, length: u64 },
     /// SIGTERM; starts again later.
     Stop { node: usize, down: u64 },
     /// SIGTERM to all at once, or nearly; each starts again later.
@@ -236,7 +238,7 @@ fn fault(rng: &mut Rng, nodes: usize, wipes: bool, stops: bool) -> Fault {
         2 if wipes => DiskFate::Old,
         _ => DiskFate::Kept,
     };
-    match rng.below(40) {
+    match rng.below(41) {
         0..=2 => Fault::Crash { node, down, disk },
         3..=5 => Fault::CrashPrimary { down, disk },
         6 => Fault::CrashElector { down },
@@ -260,6 +262,7 @@ fn fault(rng: &mut Rng, nodes: usize, wipes: bool, stops: bool) -> Fault {
         32 => Fault::ForgetEntries,
         33..=35 => Fault::Fold { slow: rng.chance(300) },
         36 => Fault::Remove { node },
+        38 => Fault::FullDisk { node, length },
         37 if nodes > 2 => Fault::Crash { node, down: down * 5, disk },
         _ => Fault::Clock { node, by: length },
     }

@@ -177,8 +177,12 @@ impl World {
     }
 
     fn loaded_to(&mut self, slot: usize, call: CallId, at: Point) {
-        if let Some(load) = self.process(slot).and_then(|p| p.load.as_mut()).filter(|l| l.call == call) {
+        if let Some(process) = self.process(slot)
+            && let Some(load) = process.load.as_mut().filter(|l| l.call == call)
+        {
             load.at = Some(at);
+            // What was taken stays: a load that breaks off goes on from there.
+            process.point = Some(at);
         }
         self.load_next(slot, call);
     }

@@ -132,9 +132,9 @@ impl World {
         let Some(process) = self.process(slot) else { return };
         let (end, commit) = (process.engine.log_end().last_index, process.engine.committed());
         let (mut frames, mut gone) = (vec![], vec![]);
-        let beat = process.engine.beat();
         let whole_from = process.whole_from();
         for (stream, sender) in &mut process.senders {
+            let beat = process.engine.beat(*stream);
             while sender.next <= end && sender.busy_until <= now {
                 if sender.next < whole_from {
                     gone.push(*stream);
@@ -158,7 +158,7 @@ impl World {
             }
             if sender.told < commit {
                 sender.told = commit;
-                frames.push((sender.conn, ToReplica::Beat(beat.clone()), vec![]));
+                frames.push((sender.conn, ToReplica::Beat(beat), vec![]));
             }
         }
         for (conn, frame, entries) in frames {

@@ -14,7 +14,7 @@ pub struct Truth {
     pub entries: Vec<Arc<Entry>>,
     /// The object log's entries.
     pub objects: Vec<Arc<Entry>>,
-    /// The newest recovery by an operator (R12), and when it landed.
+    /// A recovery by an operator (R12) after which nobody led yet, and when the first such landed.
     pub recovered: Option<(Recovered, u64)>,
     /// What was shown and lost by a recovery, as it was, and when that recovery landed.
     pub lost: Vec<(Vec<Arc<Entry>>, u64)>,
@@ -34,15 +34,11 @@ impl Truth {
         }
     }
 
-    /// A node that accepts nothing below `term` shows `entry` as committed.
-    pub fn shown(&mut self, node: &str, term: Term, entry: &Arc<Entry>) {
+    /// A node shows `entry` as committed.
+    pub fn shown(&mut self, node: &str, entry: &Arc<Entry>) {
         let at = entry.index.0 as usize;
         match self.entries.get(at - 1) {
             Some(known) if known == entry => {}
-            Some(known) if self.given_up(term, known.term) => {
-                self.lose(at - 1);
-                self.entries.push(entry.clone());
-            }
             Some(known) => self.breach(format!(
                 "{node} shows entry {at} of term {}, which was shown as one of term {}: {:?} / {:?}",
                 entry.term, known.term, entry.mutations, known.mutations
@@ -52,25 +48,14 @@ impl Truth {
         }
     }
 
-    /// Whether an operator gave entries of term `old` up before `term` began (R12).
-    fn given_up(&self, term: Term, old: Term) -> bool {
-        self.recovered.is_some_and(|(recovered, _)| old < recovered.term && recovered.term <= term)
-    }
-
-    /// Entries after the first `keep` are lost by the newest recovery.
-    fn lose(&mut self, keep: usize) {
-        let Some((_, at)) = self.recovered else { return };
-        self.count("recovery lost entries");
-        let before = self.entries.clone();
-        self.entries.truncate(keep);
-        self.lost.push((before, at));
-    }
-
-    /// The log that the cluster goes on with ends at `end`: what an operator gave up beyond it is lost.
-    pub fn ends_at(&mut self, end: usize) {
-        let term = self.recovered.map_or(Term(0), |(recovered, _)| recovered.term);
-        if self.entries.get(end).is_some_and(|next| self.given_up(term, next.term)) {
-            self.lose(end);
+    /// A Primary of `term` begins to serve with a log that ends at `end`. If it is the first one since an operator gave
+    /// voters up (R12), what was shown beyond that is lost; nothing may be lost later.
+    pub fn leads(&mut self, term: Term, end: usize) {
+        let Some((_, at)) = self.recovered.take_if(|(recovered, _)| recovered.term <= term) else { return };
+        if self.entries.len() > end {
+            self.count("recovery lost entries");
+            self.lost.push((self.entries.clone(), at));
+            self.entries.truncate(end);
         }
     }
 
@@ -105,8 +90,11 @@ impl Truth {
 
     pub fn manifest_written(&mut self, before: Option<&Manifest>, new: &Manifest) {
         let Some(before) = before else { return };
+        // By term: its index is corrected once R4 tells.
         if let Some(recovered) = new.recovered.filter(|new| before.recovered.map(|r| r.term) != Some(new.term)) {
-            self.recovered = Some((recovered, self.now));
+            // Of several that nobody led after, the first one ended what was before.
+            let at = self.recovered.map_or(self.now, |(_, at)| at);
+            self.recovered = Some((recovered, at));
         }
         if new.term < before.term || new.config_version <= before.config_version {
             self.breach(format!(

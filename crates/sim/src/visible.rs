@@ -15,8 +15,8 @@ impl World {
         let Some(place) = self.slots.get_mut(slot) else { return };
         let (Some(process), Some(disk)) = (&mut place.process, &place.disk) else { return };
         let before = process.store.visible_index();
-        let primary = process.engine.status(0).role != netsy_protocol::status::Role::Replica;
-        if !primary && (disk.log.len() as u64) < index.0 {
+        let ahead = (disk.log.len() as u64) < index.0;
+        if ahead && process.engine.status(0).role == netsy_protocol::status::Role::Replica {
             self.truth.breach(format!("{name} shows entry {index} and has only {} durably", disk.log.len()));
         }
         if process.store.last_index() < process.installed {
@@ -47,9 +47,8 @@ impl World {
             }
         }
         process.store.set_visible(index);
-        let term = process.engine.promised();
         for entry in process.mem.iter().take(index.0 as usize).skip(before.0 as usize) {
-            self.truth.shown(&name, term, entry);
+            self.truth.shown(&name, entry);
         }
         self.shown(slot);
     }
@@ -99,8 +98,10 @@ impl World {
         }
         process.store.lease_extend_all(now);
         process.leading = Some(term);
+        let end = process.mem.len();
         process.engine.handle(now, Event::Leading(term));
         self.count("leads");
+        self.truth.leads(term, end);
         self.drain(slot);
         self.write_soon(slot);
     }

@@ -102,6 +102,7 @@ pub enum Healing {
     Store(usize),
     StoreAll,
     Disk(usize),
+    FullDisk(usize),
 }
 
 /// A stream between two processes.
@@ -126,6 +127,7 @@ pub struct Slot {
     pub paused: bool,
     pub deferred: Vec<Input>,
     pub slow_disk: u32,
+    pub full_disk: u32,
     pub store_cut: u32,
     pub offset: u64,
     pub rate_ppm: u64,
@@ -138,7 +140,8 @@ pub struct Slot {
 pub struct World {
     pub now: u64,
     seq: u64,
-    queue: BTreeMap<(u64, u64), Happening>,
+    /// Boxed: what happens is large, and moved about in here.
+    queue: BTreeMap<(u64, u64), Box<Happening>>,
     pub rng: Rng,
     pub scenario: Scenario,
     pub weather: Weather,
@@ -175,6 +178,7 @@ impl World {
                 paused: false,
                 deferred: vec![],
                 slow_disk: 0,
+                full_disk: 0,
                 store_cut: 0,
                 offset: rng.range(1_000, 1_000_000),
                 rate_ppm: 1_000_000 - scenario.drift_ppm / 2 + rng.below(scenario.drift_ppm + 1),
@@ -237,12 +241,12 @@ impl World {
 
     pub fn after(&mut self, delay: u64, what: Happening) {
         self.seq += 1;
-        self.queue.insert((self.now + delay, self.seq), what);
+        self.queue.insert((self.now + delay, self.seq), Box::new(what));
     }
 
     pub fn at(&mut self, when: u64, what: Happening) {
         self.seq += 1;
-        self.queue.insert((when.max(self.now), self.seq), what);
+        self.queue.insert((when.max(self.now), self.seq), Box::new(what));
     }
 
     pub fn input(&mut self, slot: usize, life: u64, delay: u64, input: Input) {
@@ -266,7 +270,7 @@ impl World {
         self.now = at;
         self.truth.now = at;
         self.steps += 1;
-        match what {
+        match *what {
             Happening::To { slot, life, input } => self.deliver(slot, life, input),
             Happening::Boot(slot) => self.boot(slot),
             Happening::Lands { op, slot, life, why, answer_at } => {

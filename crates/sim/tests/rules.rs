@@ -7,7 +7,7 @@ use netsy_protocol::config::{RegisteredNode, Settings, Start, Stored};
 use netsy_protocol::engine::{Creating, Engine};
 use netsy_protocol::event::{CallId, ChunkFact, Event, LocalSeq, LogPiece, StoreResult, StreamId};
 use netsy_protocol::manifest::{ElectorLock, Manifest, ProcessId};
-use netsy_protocol::message::{Append, Hello, Message, Receipt, ToPrimary, ToReplica, Welcome};
+use netsy_protocol::message::{Append, Hello, Message, NodeReport, Receipt, ToPrimary, ToReplica, Welcome};
 use netsy_protocol::mutant::Mutant;
 use netsy_protocol::quorum::Voter;
 use netsy_protocol::read::ReadStart;
@@ -20,6 +20,10 @@ fn node(n: u8) -> NodeId {
 
 fn process(n: u8) -> ProcessId {
     ProcessId { node_id: node(n), incarnation: Incarnation(u128::from(n) + 1), session: Session(u128::from(n) + 100) }
+}
+
+fn registered(n: u8, stopped: bool) -> RegisteredNode {
+    RegisteredNode { node_id: node(n), incarnation: process(n).incarnation, stopped, address: String::new() }
 }
 
 fn run(term: u64, last: u64) -> Run {
@@ -67,6 +71,8 @@ struct Bench {
     log_end: ChunkFact,
     /// This node takes the elector lock, and keeps it.
     elector: bool,
+    /// Nodes whose registrations say that they stopped.
+    stopped: Vec<u8>,
     seen: Vec<Command>,
 }
 
@@ -82,12 +88,7 @@ impl Bench {
         mutant: Option<Mutant>,
         adjust: impl FnOnce(&mut Bench),
     ) -> Self {
-        let nodes = (0..4).map(|n| RegisteredNode {
-            node_id: node(n),
-            incarnation: process(n).incarnation,
-            stopped: false,
-            address: String::new(),
-        });
+        let nodes = (0..4).map(|n| registered(n, false));
         let start = Start {
             cluster_id: "c".into(),
             me: process(0),
@@ -113,6 +114,7 @@ impl Bench {
             seals: vec![],
             pieces: vec![],
             elector: false,
+            stopped: vec![],
             log_end: ChunkFact { seq: ChunkSeq(3), term: Term(1), last_index: LogIndex(uploaded) },
             seen: vec![],
         };
@@ -182,7 +184,7 @@ impl Bench {
             })),
             StoreCall::SwapLock { .. } if self.elector => StoreResult::Done,
             StoreCall::SwapLock { .. } => StoreResult::Lost,
-            StoreCall::ListNodes => StoreResult::Nodes(vec![]),
+            StoreCall::ListNodes => StoreResult::Nodes(self.stopped.iter().map(|n| registered(*n, true)).collect()),
             StoreCall::MarkStopped { .. } => StoreResult::Done,
             StoreCall::LoadLog => {
                 for piece in std::mem::take(&mut self.pieces) {
@@ -322,6 +324,11 @@ fn replica(
         _ => None,
     });
     let stream = stream.expect("it follows");
+    bench.tell(welcome(stream, common, end, commit));
+    (bench, stream)
+}
+
+fn welcome(stream: StreamId, common: u64, end: Run, commit: u64) -> Event {
     let welcome = Welcome {
         term: Term(5),
         session: process(1).session,
@@ -330,8 +337,7 @@ fn replica(
         commit: LogIndex(commit),
         recovered: None,
     };
-    bench.tell(Event::FromPrimary { stream, frame: ToReplica::Welcome(welcome) });
-    (bench, stream)
+    Event::FromPrimary { stream, frame: ToReplica::Welcome(welcome) }
 }
 
 /// The rule holds as written, and not in the broken variant.
@@ -554,6 +560,24 @@ fn a_higher_term_in_the_log_deposes() {
             !bench.leads() && bench.seals.is_empty()
         });
     }
+}
+
+#[test]
+fn a_replica_reads_only_what_was_compared_with_the_primarys_log() {
+    // What it shows is past the read index, and may be what an operator gave up (R12).
+    holds(Mutant::ReadsUnverified, |mutant| {
+        let mut bench = Bench::new(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 10, mutant);
+        let ReadStart::Wait(_) = bench.read() else { panic!("it asks the Primary") };
+        bench.message(1, Message::ReadIndex { id: 1, term: Term(5), index: LogIndex(8) });
+        let early = bench.served();
+        let followed = bench.seen.iter().find_map(|c| match c {
+            Command::Follow { stream, .. } => Some(*stream),
+            _ => None,
+        });
+        bench.tell(welcome(followed.expect("it follows"), 10, run(1, 10), 10));
+        assert_eq!(bench.served(), 1, "and then it does read");
+        early == 0
+    });
 }
 
 #[test]
@@ -783,6 +807,51 @@ fn a_released_lease_is_not_used_again_while_the_release_stands() {
     assert_eq!(bench.manifest.released, None);
 }
 
+#[test]
+fn a_primary_that_is_told_of_the_next_one_steps_down_at_once() {
+    let mut bench = primary(None);
+    bench.hold_reads = true;
+    bench.message(1, Message::Elected { term: Term(6), primary: process(2) });
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::StepDown { term: Term(5) })));
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Follow { primary, .. } if *primary == node(2))));
+    // An older one tells nothing.
+    let mut bench = primary(None);
+    bench.message(1, Message::Elected { term: Term(5), primary: process(2) });
+    assert!(!bench.seen.iter().any(|c| matches!(c, Command::StepDown { .. })));
+}
+
+#[test]
+fn who_has_left_follows_until_it_is_finished_and_takes_part_in_no_election() {
+    let stopping = |voters: &[u8]| {
+        let mut bench = Bench::with(manifest(5, 1, voters, -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+        bench.pass(100);
+        bench.tell(Event::Stop);
+        bench.pass(500);
+        bench
+    };
+    let left = |bench: &Bench| bench.seen.iter().filter(|c| matches!(c, Command::Left)).count();
+    let elects = |bench: &Bench| {
+        bench.seen.iter().any(|c| matches!(c, Command::Report(netsy_protocol::command::Report::ElectionBegan { .. })))
+    };
+    // Still a voter: it goes nowhere, and elects where that is needed.
+    let mut bench = stopping(&[0, 1]);
+    assert_eq!(left(&bench), 0);
+    bench.message(1, Message::PromiseAsk { election: 1, term: Term(6) });
+    assert!(bench.promised().is_some());
+    // No voter any more. The last Primary goes: the bucket is the whole cluster, and there is nobody to elect.
+    let mut bench = stopping(&[]);
+    assert_eq!(left(&bench), 1);
+    assert!(!bench.seen.iter().any(|c| matches!(c, Command::Stopped { .. })));
+    bench.tell(Event::PeerDown(node(1)));
+    bench.pass(3_000);
+    bench.message(2, Message::PromiseAsk { election: 1, term: Term(6) });
+    assert_eq!(bench.promised(), None);
+    assert!(!elects(&bench) && bench.swaps.is_empty());
+    bench.tell(Event::Finish);
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Stopped { undone } if undone.is_empty())));
+    assert_eq!(left(&bench), 1);
+}
+
 /// To whom the Elector was asked to give the next term.
 fn wished(bench: &Bench) -> Option<NodeId> {
     bench.seen.iter().find_map(|c| match c {
@@ -821,4 +890,129 @@ fn a_disk_that_has_room_again_keeps_its_primary() {
     bench.pass(3_000);
     assert_eq!(wished(&bench), None);
     assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
+}
+
+#[test]
+fn a_primary_that_cannot_read_the_manifest_steps_down_at_the_word_of_a_later_term() {
+    let mut bench = primary(None);
+    bench.hold_reads = true;
+    assert!(bench.append(11));
+    bench.message(1, Message::Elected { term: Term(6), primary: process(2) });
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::StepDown { term: Term(5) })));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::No);
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Follow { primary, .. } if *primary == node(2))));
+}
+
+#[test]
+fn a_replica_that_keeps_up_makes_the_snapshots_and_one_that_is_gone_does_not() {
+    let told = |bench: &Bench| -> Vec<(u64, bool)> {
+        let frames = bench.seen.iter().filter_map(|c| match c {
+            Command::ToReplica { stream, frame: ToReplica::Beat(beat) } => Some((stream.0, beat.snapshots)),
+            _ => None,
+        });
+        let all: Vec<_> = frames.collect();
+        all[all.len().saturating_sub(2)..].to_vec()
+    };
+    let mut alone = Bench::new(manifest(5, 0, &[0], -1), &[(1, 10)], 10, None);
+    alone.pass(6_000);
+    assert!(alone.engine.makes_snapshots(), "nobody else is there");
+    let mut bench = primary(None);
+    let alive = |bench: &mut Bench, stream| {
+        let frame = ToPrimary::Alive { watch_lowest: None, watch_floor: None, stopping: false };
+        bench.tell(Event::FromReplica { stream: StreamId(stream), frame });
+    };
+    for _ in 0..10 {
+        alive(&mut bench, 1);
+        alive(&mut bench, 2);
+        bench.pass(200);
+    }
+    assert!(!bench.engine.makes_snapshots());
+    assert_eq!(told(&bench), [(1, true), (2, false)]);
+    bench.tell(Event::StreamClosed(StreamId(1)));
+    for _ in 0..10 {
+        alive(&mut bench, 2);
+        bench.pass(200);
+    }
+    assert_eq!(told(&bench)[1], (2, true));
+    bench.tell(Event::StreamClosed(StreamId(2)));
+    bench.pass(1_000);
+    assert!(bench.engine.makes_snapshots());
+}
+
+fn elections_began(bench: &Bench) -> bool {
+    bench.seen.iter().any(|c| matches!(c, Command::Send { message: Message::PromiseAsk { .. }, .. }))
+}
+
+#[test]
+fn a_voter_that_is_late_with_its_answer_is_asked_again() {
+    let mut bench = Bench::with(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 5, None, |bench| bench.elector = true);
+    bench.tell(Event::PeerDown(node(1)));
+    let asked = |bench: &Bench| {
+        let all = bench.seen.iter().filter_map(|c| match c {
+            Command::Send { to, message: Message::HearsAsk { query, .. } } if *to == node(2) => Some(*query),
+            _ => None,
+        });
+        all.collect::<Vec<u64>>()
+    };
+    let first = *asked(&bench).last().expect("asked");
+    bench.pass(600);
+    assert!(asked(&bench).len() >= 2 && asked(&bench).iter().all(|query| *query == first));
+    let lost = |c: &Command| matches!(c, Command::Report(netsy_protocol::command::Report::QuorumLost { .. }));
+    assert!(!bench.seen.iter().any(lost), "it had no time yet");
+    let incarnation = process(2).incarnation;
+    bench.message(2, Message::Hears { query: first, incarnation, hears: false, primary_store_age: None });
+    assert!(elections_began(&bench));
+}
+
+#[test]
+fn no_hand_over_without_an_elector_or_object_storage() {
+    // Nobody was heard as Elector.
+    let mut bench = primary(None);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
+    assert!(bench.seen.iter().any(|c| matches!(c, Command::Report(netsy_protocol::command::Report::Declined(_)))));
+    // With one, writes pause; they go on when nothing comes of it.
+    let mut bench = Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+    bench.pass(100);
+    bench.follow(1, 1, &[(1, 10)], 10);
+    bench.swap = Some(StoreResult::Unknown);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::No, "it promised the next term to itself, the Elector");
+    // Without object storage they do not pause.
+    let mut bench = Bench::with(manifest(5, 0, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.elector = true);
+    bench.pass(100);
+    bench.follow(1, 1, &[(1, 10)], 10);
+    bench.engine.store_answers(bench.now, false);
+    bench.tell(Event::MovePrimary(Some(node(1))));
+    assert_eq!(bench.engine.may_create(Term(5)), Creating::Yes);
+}
+
+#[test]
+fn a_node_that_stopped_and_runs_again_is_called_again() {
+    let called = |bench: &Bench, n: u8| {
+        let last = bench.seen.iter().rev().find_map(|c| match c {
+            Command::Nodes(nodes) => nodes.iter().find(|known| known.node_id == node(n)).map(|known| !known.stopped),
+            _ => None,
+        });
+        last.expect("nodes were told")
+    };
+    // n1 and n2 stopped a while ago, by their registrations, and were started again with the same databases.
+    let mut bench = Bench::with(manifest(5, 3, &[0, 1, 2, 3], -1), &[(1, 10)], 5, None, |bench| bench.elector = true);
+    bench.stopped = vec![1, 2];
+    bench.pass(31_000);
+    assert!(!called(&bench, 1) && !called(&bench, 2));
+    let report = NodeReport {
+        process: process(1),
+        address: String::new(),
+        promised: Term(5),
+        end: run(1, 10),
+        leads: None,
+        hears: None,
+        store_age: None,
+        stopping: false,
+    };
+    bench.message(1, Message::Report(report));
+    assert!(called(&bench, 1), "it reports");
+    bench.message(3, Message::Elected { term: Term(6), primary: process(2) });
+    assert!(called(&bench, 2), "it was elected");
 }

@@ -207,9 +207,11 @@ async fn serve(
             if node.has_company() {
                 tracing::info!("stopping: other nodes take over, then requests under way are finished");
                 let drained = node.drain().await;
+                // Until the last answer this node still follows, or is the last Primary.
                 server.stop().await;
+                let departed = node.depart().await;
                 node.finish().await;
-                drained.map_err(|e| anyhow!("the stop was not complete: {e}"))?;
+                drained.and(departed).map_err(|e| anyhow!("the stop was not complete: {e}"))?;
                 tracing::info!("stopped: the other nodes go on");
             } else {
                 tracing::info!(

@@ -8,7 +8,7 @@ use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::{Body, put_prefix};
 use crate::grpc::rpc::Rpc;
 use crate::grpc::status::{Code, Status};
-use crate::grpc::streaming::decode;
+use crate::grpc::streaming::{decode, server_stopped};
 use crate::transport::shared::{Client, ConnShared};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
@@ -26,6 +26,8 @@ use tokio::time::Instant;
 
 /// Pause before a Primary that could not be reached is tried again, unless another is known sooner.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// Pause before a node that is about to end looks again whether there is a Primary to ask.
+const DRAIN_PAUSE: Duration = Duration::from_millis(50);
 /// Tag of field 1 with a length: the header of every response.
 const HEADER_TAG: u8 = 0x0a;
 
@@ -47,6 +49,7 @@ pub(super) async fn decide(service: &Service, cx: UnaryContext, rpc: Rpc, body: 
         _ => {}
     }
     let mut before: Option<NodeId> = None;
+    let mut drain = service.drain.clone();
     loop {
         if service.node.is_primary() {
             match run(service, cx.clone(), rpc, body.clone()).await {
@@ -67,11 +70,22 @@ pub(super) async fn decide(service: &Service, cx: UnaryContext, rpc: Rpc, body: 
         if Instant::now() >= cx.deadline {
             return Err(timed_out());
         }
+        // Nobody to pass it on to any more, and this node is about to end: better told now than later.
+        let draining = *drain.borrow_and_update();
+        if draining && service.node.other_primary().is_none() && service.node.is_over() {
+            return Err(server_stopped());
+        }
         // Another one may be known before it is tried again.
-        let pause = if service.has_leader() { RETRY_PAUSE } else { cx.deadline - Instant::now() };
+        let pause = match (service.has_leader(), draining) {
+            (true, _) => RETRY_PAUSE,
+            (false, true) => DRAIN_PAUSE,
+            (false, false) => cx.deadline - Instant::now(),
+        };
         tokio::select! {
             () = service.node.leader_changed(&before) => {}
             () = tokio::time::sleep(pause) => {}
+            // The sender lives as long as the server.
+            _ = drain.changed() => {}
         }
     }
 }
