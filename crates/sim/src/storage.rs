@@ -170,6 +170,14 @@ impl World {
 
     fn take_or_give_up(&mut self, slot: usize, call: CallId, chunks: &[Chunk]) {
         let at = self.process(slot).and_then(|p| p.load.as_ref()).filter(|l| l.call == call).and_then(|l| l.at);
+        let Some(point) = at else { return self.done(slot, call, StoreResult::Unknown) };
+        let next = chunks.iter().find(|c| c.seq > point.seq);
+        if next.is_none_or(|c| c.seq != point.seq.next() || c.prev.last_index != point.last.last_index) {
+            // What fell into a hole that clean-up left: gone around, by a snapshot.
+            let life = self.life_of(slot);
+            self.count("garbage gone around");
+            return self.call(slot, life, Why::LoadSnapshot(call), Op::NewestSnapshot);
+        }
         match self.take_chunks(slot, call, at, chunks) {
             Some(at) => self.loaded_to(slot, call, at),
             None => self.done(slot, call, StoreResult::Unknown),
