@@ -28,8 +28,11 @@ impl World {
         let visible = process.store.visible_index();
         let chunk = self.bucket.chunks.values().rev().find(|c| {
             let last = c.last();
+            // One of the log's: a seal in a hole that clean-up left is none.
+            let genuine = self.bucket.archive.get(&c.seq).is_some_and(|first| first.same(c));
             // Rows that are gone are missing in any state before the one that let them go.
-            last.last_index <= visible
+            genuine
+                && last.last_index <= visible
                 && last.last_index >= process.holes.least
                 && process.term_at(last.last_index) == Some(last.term)
         });
