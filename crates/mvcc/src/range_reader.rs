@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 /// Bytes that keys of a result are gathered in, so that a long one costs few allocations.
 const KEY_CHUNK_BYTES: usize = 16 << 10;
 
-/// The most results that room is made for at once.
+/// The most results that room is made for at once, unless there are several times as many already.
 const GROWTH_MAX: usize = 32 << 10;
 
 /// What a range came to.
@@ -209,7 +209,9 @@ impl RangeReader {
     fn make_room(&mut self, keys_budget: usize) {
         let wanted = keys_budget.min(self.fetch.saturating_sub(self.collected));
         if self.looked_at > 0 && self.kvs.capacity() - self.kvs.len() < wanted {
-            self.kvs.reserve_exact(wanted.max(self.kvs.len().saturating_mul(7).min(GROWTH_MAX)));
+            let len = self.kvs.len();
+            // In proportion from some length on: a list of millions would be copied hundreds of times else.
+            self.kvs.reserve_exact(wanted.max(len.saturating_mul(7).min(GROWTH_MAX)).max(len / 4));
         }
     }
 

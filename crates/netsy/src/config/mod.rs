@@ -5,8 +5,10 @@ pub mod values;
 
 pub use reader::{Effective, Source};
 
+use jsonc_parser::ast::Value as Ast;
 use netsy_objects::{Encryption, Provider, StorageConfig};
 use reader::Reader;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,9 +77,32 @@ pub fn value(text: &str) -> Result<serde_json::Value, String> {
         allow_comments: true,
         allow_trailing_commas: true,
         allow_loose_object_property_names: false,
-        ..Default::default()
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
     };
-    jsonc_parser::parse_to_serde_value(text, &options).map_err(|e| format!("not valid JSON: {e}"))
+    let invalid = |e| format!("not valid JSON: {e}");
+    let root = jsonc_parser::parse_to_serde_value(text, &options).map_err(invalid)?;
+    let tree = jsonc_parser::parse_to_ast(text, &Default::default(), &options).map_err(invalid)?;
+    match tree.value.and_then(|tree| given_twice(&tree, "")) {
+        Some(key) => Err(format!("{key}: is given twice: keep one of them")),
+        None => Ok(root),
+    }
+}
+
+/// A key, by its whole path, of which an object has two.
+fn given_twice(value: &Ast<'_>, path: &str) -> Option<String> {
+    let Ast::Object(object) = value else { return None };
+    let mut seen = BTreeSet::new();
+    object.properties.iter().find_map(|property| {
+        let name = property.name.as_str();
+        let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+        if seen.insert(name) { given_twice(&property.value, &path) } else { Some(path) }
+    })
 }
 
 /// Reads and checks the text of a cluster file.
