@@ -181,7 +181,7 @@ fn operations(store: &mut Store, keys: u64, value: &Bytes) {
     let started = Clock::now();
     loop {
         let step_started = Clock::now();
-        let step = store.compact_index(1_000, netsy_api::ids::Revision(i64::MAX));
+        let step = store.compact_index(1_000, netsy_api::ids::Revision(i64::MAX), netsy_api::ids::LogIndex(u64::MAX));
         longest = longest.max(step_started.micros());
         steps += 1;
         removed += step.removed.len();

@@ -72,7 +72,7 @@ fn use_all(store: &mut Store) {
     let _ = store.lease_due_checkpoints(u64::MAX, 10);
     let _ = store.alarms();
     let _ = HashKv::new(store, Revision(0));
-    while !store.compact_index(5, netsy_api::ids::Revision(i64::MAX)).done {}
+    while !store.compact_index(5, netsy_api::ids::Revision(i64::MAX), netsy_api::ids::LogIndex(u64::MAX)).done {}
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn any_part_of_the_removed_rows_may_be_gone() {
     h.compact(revision.0).unwrap();
     let mut removed = Vec::new();
     loop {
-        let step = h.store.compact_index(2, netsy_api::ids::Revision(i64::MAX));
+        let step = h.store.compact_index(2, netsy_api::ids::Revision(i64::MAX), netsy_api::ids::LogIndex(u64::MAX));
         removed.extend(step.removed);
         if step.done {
             break;

@@ -235,12 +235,21 @@ impl World {
             }
             Step::Compact { budget, steps } => {
                 for _ in 0..steps {
-                    for position in self.h.store.compact_index(budget, netsy_api::ids::Revision(i64::MAX)).removed {
+                    for position in self
+                        .h
+                        .store
+                        .compact_index(budget, netsy_api::ids::Revision(i64::MAX), netsy_api::ids::LogIndex(u64::MAX))
+                        .removed
+                    {
                         let row = self.h.db.rows.remove(&position).expect("a row is removed once");
                         assert!(row.revision.0 <= self.shown().compact, "row of a revision that is not compacted");
                     }
                     // A replica compacts at its own pace.
-                    self.replica.compact_index(1, netsy_api::ids::Revision(i64::MAX));
+                    self.replica.compact_index(
+                        1,
+                        netsy_api::ids::Revision(i64::MAX),
+                        netsy_api::ids::LogIndex(u64::MAX),
+                    );
                 }
             }
             Step::Read { request, budget } => {

@@ -169,11 +169,12 @@ pub(crate) async fn physical_compaction(node: Arc<Inner>) {
 
 async fn remove_through(node: &Arc<Inner>, revision: Revision) -> Result<(), String> {
     // Rows go only once the object log has them: a restore then needs none of them from here.
-    logged_through(node, node.shown_index()).await?;
+    let logged = node.shown_index();
+    logged_through(node, logged).await?;
     failpoint::hit("compaction.logged");
     loop {
-        // Not beyond `revision`: what a later compaction lets go may not be in the object log yet.
-        let step = node.store.write().compact_index(COMPACT_KEYS_PER_STEP, revision);
+        // Not beyond: what a later compaction lets go, or a later entry, may not be in the object log yet.
+        let step = node.store.write().compact_index(COMPACT_KEYS_PER_STEP, revision, logged);
         failpoint::hit("compaction.index-step");
         if !step.removed.is_empty() {
             node.store.readers_passed().await;
@@ -225,10 +226,14 @@ async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), Strin
             });
             match deleted.await {
                 Ok(Ok(())) => break,
-                Ok(Err(error)) => {
+                Ok(Err(error)) if error.is_disk_full() => {
                     // They are out of the index already, so they must go: nothing else would take them away.
-                    tracing::error!(%error, "compaction: rows could not be deleted; trying again");
+                    tracing::warn!(%error, "compaction: rows could not be deleted; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Ok(Err(error)) => {
+                    node.halt(format!("local database: {error}"));
+                    return Err(error.to_string());
                 }
                 Err(gone) => return Err(gone.to_string()),
             }

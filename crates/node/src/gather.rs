@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 /// The whole wait is at most the time of a call divided by this.
 const WAIT_PART: u32 = 2;
 /// It ends when nothing has come for the time of a call divided by this.
-const IDLE_PART: u32 = 16;
+const IDLE_PART: u32 = 8;
 /// From this part of a call on, it ends where no more come than would anyway: three come now in the time in which two
 /// came on average.
-const JUDGED_PART: u32 = 8;
+const JUDGED_PART: u32 = 4;
 
 /// Of one uploader: its last chunk.
 #[derive(Debug, Default)]
@@ -88,9 +88,9 @@ mod tests {
         let start = Instant::now();
         let mut gather = Gather::default();
         gather.landed(start, CALL, 500, 500);
-        assert_eq!(gather.wait(start, 500, 0, Some(start - ms(5))), Some(ms(2)));
-        assert_eq!(gather.wait(start + ms(1), 600, 0, Some(start + ms(1))), Some(ms(2)));
-        assert_eq!(gather.wait(start + ms(8), 999, 0, Some(start + ms(8))), Some(ms(2)));
+        assert_eq!(gather.wait(start, 500, 0, Some(start - ms(5))), Some(ms(4)));
+        assert_eq!(gather.wait(start + ms(1), 600, 0, Some(start + ms(1))), Some(ms(4)));
+        assert_eq!(gather.wait(start + ms(8), 999, 0, Some(start + ms(8))), Some(ms(4)));
         assert_eq!(gather.wait(start + ms(8), 1_000, 0, Some(start + ms(8))), None, "all are there");
     }
 
@@ -99,8 +99,8 @@ mod tests {
         let start = Instant::now();
         let mut gather = Gather::default();
         gather.landed(start, CALL, 500, 0);
-        assert_eq!(gather.wait(start + ms(2), 100, 0, Some(start)), None, "nothing came for 2 ms");
-        assert_eq!(gather.wait(start + ms(3), 100, 9, Some(start)), Some(ms(2)), "some wait for a local commit");
+        assert_eq!(gather.wait(start + ms(4), 100, 0, Some(start)), None, "nothing came for 4 ms");
+        assert_eq!(gather.wait(start + ms(5), 100, 9, Some(start)), Some(ms(4)), "some wait for a local commit");
         assert_eq!(gather.wait(start + ms(15), 490, 0, Some(start + ms(15))), Some(ms(1)), "the rest of 16 ms");
         assert_eq!(gather.wait(start + ms(16), 490, 0, Some(start + ms(16))), None);
         assert_eq!(gather.wait(start + ms(500), 100, 0, Some(start + ms(500))), None, "long after, at once");
@@ -112,8 +112,8 @@ mod tests {
         let mut gather = Gather::default();
         // 320 in a call, ten each millisecond.
         gather.landed(start, CALL, 320, 320);
-        assert_eq!(gather.wait(start + ms(3), 350, 0, Some(start + ms(3))), Some(ms(2)), "too early to tell");
-        assert_eq!(gather.wait(start + ms(4), 360, 0, Some(start + ms(4))), None);
-        assert_eq!(gather.wait(start + ms(4), 380, 0, Some(start + ms(4))), Some(ms(2)), "those answered come back");
+        assert_eq!(gather.wait(start + ms(7), 390, 0, Some(start + ms(7))), Some(ms(4)), "too early to tell");
+        assert_eq!(gather.wait(start + ms(8), 400, 0, Some(start + ms(8))), None);
+        assert_eq!(gather.wait(start + ms(8), 440, 0, Some(start + ms(8))), Some(ms(4)), "those answered come back");
     }
 }

@@ -129,7 +129,7 @@ impl Node {
         ClusterView {
             cluster_id: node.config.cluster_id.clone(),
             seen_by: node.config.node_id.clone(),
-            term: manifest.as_ref().map_or(status.term, |m| m.term),
+            term: manifest.as_ref().map_or(status.term, |m| m.term.max(status.term)),
             primary,
             elector: status.elector.clone(),
             quorum: manifest.as_ref().map_or(node.config.quorum, |m| m.quorum),
@@ -143,17 +143,16 @@ impl Node {
         }
     }
 
-    /// Has another node be Primary; `None`: whichever is best. Returns once this node is not Primary any more, or
-    /// says why it still is.
+    /// Has another node be Primary; `None`: whichever is best. Returns once another is known to serve, or says why this
+    /// one stays.
     pub async fn move_primary(&self, to: Option<NodeId>) -> Result<(), String> {
-        let term = self.0.term();
         if self.is_primary() && to.as_ref() == Some(&self.0.config.node_id) {
             return Ok(());
         }
         self.0
             .ask(Event::MovePrimary(to), |node| {
                 let leader = node.leader.borrow();
-                !leader.here && leader.primary.is_some() || node.term() > term
+                !leader.here && leader.primary.is_some()
             })
             .await
     }

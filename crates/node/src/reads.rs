@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Keys looked at under one lock: a long range lets writers in between.
 const KEYS_PER_STEP: usize = 512;
 /// Such steps before other tasks get a turn, which may mean to wake another thread.
-const STEPS_PER_TURN: usize = 16;
+const STEPS_PER_TURN: usize = 8;
 /// A linearizable read that the lease ran out on is begun again this often.
 pub(crate) const TRIES_MAX: usize = 16;
 /// Values fetched in one go on this thread; more are fetched on a blocking one.

@@ -383,6 +383,7 @@ impl Uploader {
         failpoint::hit("upload.after-create");
         let call = started.elapsed();
         let waiting = self.primary.uploads.state.lock().entries.len();
+        tracing::debug!(seq = next.seq.0, entries = entry_count, waiting, ?call, "chunk landed");
         self.gather.landed(Instant::now(), call, entry_count, waiting);
         self.node.metrics.chunk_creates.observe(call);
         self.node.metrics.chunks.fetch_add(1, Ordering::Relaxed);

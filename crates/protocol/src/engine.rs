@@ -281,7 +281,7 @@ impl Engine {
             Message::Confirmed { term, round, incarnation } => self.on_confirmed(from, term, round, incarnation),
             Message::HigherTerm { term, exists } => self.on_higher_term(term, exists),
             Message::ReadIndexAsk { id, session } => self.on_read_index_ask(from, id, session),
-            Message::ReadIndex { id, index, .. } => self.on_read_index(id, index),
+            Message::ReadIndex { id, term, index } => self.on_read_index(id, index, term),
             Message::ReadIndexRefused { id } => self.on_read_index_refused(id),
             Message::Leave { process } => self.on_leave(from, process),
             Message::Left { process } => self.on_left(process),

@@ -227,6 +227,7 @@ impl Engine {
         self.send_alive();
         self.send_receipt();
         self.show_told();
+        self.reads_visible();
         self.ask_read_index();
     }
 

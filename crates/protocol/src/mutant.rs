@@ -82,6 +82,7 @@ mutants! {
     OverwriteChunks "R3: chunks are overwritten";
     ForgetBootCounter "R11: a database that is behind its registration goes on";
     ReleasedLeaseUsed "R9: a lease that was given up for ever is used again while the manifest says so";
+    ReadsUnverified "R9 and R12: a replica answers from what it shows, though it was not compared with the Primary's log since that Primary's term began";
     HaltOnRecovered "R12: a node whose log holds what an operator gave up halts";
     UnprovenAnswers "R9, driver: an answer that made no entry leaves unproven";
     ProofAlone "R8 and R9, driver: an answer that saw what is not committed leaves once this is proven to be the Primary";
@@ -90,6 +91,7 @@ mutants! {
     UploadAnswerOfAnyTerm "R3, driver: an upload's answer is taken for that of the chunk in flight, whichever it was of";
     RaiseBootFirst "R11, driver: the stored boot counter is raised before it is compared";
     RowsGoBeforeLogged "section 6, driver: a compaction deletes rows that the object log does not have yet";
+    DeadRowsGoBeforeLogged "section 6, driver: rows of leases and compactions that say nothing any more go before the object log has their entries";
     RowsOfNewestGo "section 6, driver: rows of a compaction go that became visible after it was asked what the object log has";
     FoldUnchecked "section 6: a segment is written without a look at the chunk after it";
     RecoverByTimer "R12: a timer gives lost voters up";

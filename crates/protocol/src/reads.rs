@@ -48,8 +48,8 @@ pub(crate) struct ReplicaReads {
     own: ReadId,
     asked: Option<Asked>,
     last_ask: u64,
-    /// Confirmed up to a read, once this index is visible.
-    granted: Option<(ReadId, LogIndex)>,
+    /// Confirmed up to a read, by the Primary of this term, once this index is visible.
+    granted: Option<(ReadId, LogIndex, Term)>,
     ask_at: Millis,
 }
 
@@ -256,7 +256,7 @@ impl Engine {
             for (node, id) in answers {
                 self.send(&node, Message::ReadIndex { id, term, index });
             }
-            self.grant(covers, index);
+            self.grant(covers, index, Term(0));
         }
         self.start_reads();
     }
@@ -310,7 +310,7 @@ impl Engine {
         if self.primary.is_some() || self.reads.asked.is_some() || now < self.reads.ask_at {
             return;
         }
-        let granted = self.reads.granted.map_or(self.reads.served, |(read, _)| read);
+        let granted = self.reads.granted.map_or(self.reads.served, |(read, ..)| read);
         let covers = self.reads.own;
         let Some((_, primary)) = self.follower.target.clone() else { return };
         if covers <= granted || primary.node_id == self.me.node_id {
@@ -322,9 +322,9 @@ impl Engine {
         self.send(&primary.node_id, Message::ReadIndexAsk { id, session: self.me.session });
     }
 
-    pub(crate) fn on_read_index(&mut self, id: u64, index: LogIndex) {
+    pub(crate) fn on_read_index(&mut self, id: u64, index: LogIndex, term: Term) {
         if let Some(asked) = self.reads.asked.take_if(|asked| asked.id == id) {
-            self.grant(asked.covers, index);
+            self.grant(asked.covers, index, term);
             self.ask_read_index();
         }
     }
@@ -336,18 +336,25 @@ impl Engine {
     }
 
     /// Reads up to `covers` may be answered from what is visible at `index`.
-    fn grant(&mut self, covers: ReadId, index: LogIndex) {
+    fn grant(&mut self, covers: ReadId, index: LogIndex, term: Term) {
         self.reads.granted = Some(match self.reads.granted {
-            Some((read, at)) => (read.max(covers), at.max(index)),
-            None => (covers, index),
+            Some((read, at, of)) => (read.max(covers), at.max(index), of.max(term)),
+            None => (covers, index, term),
         });
         self.reads_visible();
     }
 
-    /// The visible state moved on, or a read index came.
+    /// The visible state moved on, or a read index came, or this node's log was verified with a Primary's.
+    ///
+    /// What is visible may be further than the read index and still not be of the log that the Primary goes on with: an
+    /// operator gave it up (R12), and this node was away. So it is answered only once the two logs were compared.
     pub(crate) fn reads_visible(&mut self) {
-        let visible = self.log.visible();
-        if let Some((through, index)) = self.reads.granted.take_if(|(_, index)| *index <= visible)
+        let (visible, verified) = (self.log.visible(), self.follower.verified_term);
+        // A Primary's own log is what all others are compared with.
+        let unverified = self.primary.as_ref().is_some_and(|p| p.serves()) || mutant!(self, ReadsUnverified);
+        let ready =
+            |(_, index, term): &mut (ReadId, LogIndex, Term)| *index <= visible && (*term <= verified || unverified);
+        if let Some((through, index, _)) = self.reads.granted.take_if(ready)
             && through > self.reads.served
         {
             self.reads.served = through;

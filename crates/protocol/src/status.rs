@@ -86,6 +86,16 @@ pub struct Status {
 }
 
 impl Engine {
+    /// The Primary, if it serves requests as far as known here.
+    pub fn serving_primary(&self) -> Option<&ProcessId> {
+        let (term, process) = self.follower.target.as_ref()?;
+        let serves = match &self.primary {
+            Some(primary) => primary.serves(),
+            None => self.hears(*term),
+        };
+        serves.then_some(process)
+    }
+
     /// What this node knows.
     pub fn status(&self, now: Millis) -> Status {
         let silence = self.settings.silence();
@@ -114,16 +124,12 @@ impl Engine {
                 node: node.clone(),
             }
         });
-        let ready = match &self.primary {
-            Some(primary) => primary.serves(),
-            None => self.follower.target.as_ref().is_some_and(|(term, _)| self.hears(*term)),
-        };
         Status {
             role,
             term: self.follower.target.as_ref().map_or(Term(0), |(term, _)| *term),
             promised: self.log.promised(),
             primary: self.follower.target.clone(),
-            primary_ready: ready,
+            primary_ready: self.serving_primary().is_some(),
             elector: self.lock.elector().cloned(),
             is_elector: self.lock.held,
             manifest: self.manifest.clone(),

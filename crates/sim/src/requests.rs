@@ -64,8 +64,7 @@ impl World {
             process.requests.push_back((ask, To::Client(op)));
             return self.write_soon(slot);
         }
-        let status = process.engine.status(0);
-        let primary = status.primary.filter(|_| status.primary_ready).map(|(_, p)| p.node_id);
+        let primary = process.engine.serving_primary().map(|p| p.node_id.clone());
         let target = primary.and_then(|node| self.slot_of(&node)).filter(|to| *to != slot);
         let Some(to) = target else {
             if let Some(process) = self.process(slot) {

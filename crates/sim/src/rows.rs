@@ -13,6 +13,7 @@ impl World {
     pub fn tick_rows(&mut self, slot: usize) {
         let early = self.mutant == Some(Mutant::RowsGoBeforeLogged);
         let newest = self.mutant == Some(Mutant::RowsOfNewestGo);
+        let dead = self.mutant == Some(Mutant::DeadRowsGoBeforeLogged);
         let Some(process) = self.process(slot) else { return };
         let (wanted, shown) = (process.store.compact_revision(), process.store.visible_index());
         if wanted <= process.compacted || shown < process.installed {
@@ -27,7 +28,9 @@ impl World {
             }
             return;
         }
-        let step = process.store.compact_index(KEYS_PER_STEP, if newest { Revision(i64::MAX) } else { wanted });
+        let revision = if newest { Revision(i64::MAX) } else { wanted };
+        let logged = if dead { LogIndex(u64::MAX) } else { logged_to };
+        let step = process.store.compact_index(KEYS_PER_STEP, revision, logged);
         if step.done {
             process.compacted = wanted;
             process.removing = None;

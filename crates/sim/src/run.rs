@@ -113,9 +113,12 @@ fn settle(world: &mut World, calm_at: u64) -> bool {
     // No more requests; what is under way ends.
     world.clients.stopped = true;
     let end = world.now + QUIET_MAX;
-    let mut is_quiet = false;
+    let (mut is_quiet, mut look_at) = (false, world.now);
     while world.now < end && !is_quiet && world.truth.breaches.is_empty() && world.step() {
-        is_quiet = world.clients.idle() && world.is_settled() && quiet(world);
+        if world.now >= look_at {
+            look_at = world.now + 20;
+            is_quiet = world.clients.idle() && quiet(world) && world.is_settled();
+        }
     }
     if !is_quiet && world.truth.breaches.is_empty() {
         let (shown, uploaded) = (world.truth.entries.len(), world.truth.objects.len());

@@ -15,8 +15,8 @@ impl World {
         let Some(place) = self.slots.get_mut(slot) else { return };
         let (Some(process), Some(disk)) = (&mut place.process, &place.disk) else { return };
         let before = process.store.visible_index();
-        let primary = process.engine.status(0).role != netsy_protocol::status::Role::Replica;
-        if !primary && (disk.log.len() as u64) < index.0 {
+        let ahead = (disk.log.len() as u64) < index.0;
+        if ahead && process.engine.status(0).role == netsy_protocol::status::Role::Replica {
             self.truth.breach(format!("{name} shows entry {index} and has only {} durably", disk.log.len()));
         }
         if process.store.last_index() < process.installed {

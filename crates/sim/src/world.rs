@@ -140,7 +140,8 @@ pub struct Slot {
 pub struct World {
     pub now: u64,
     seq: u64,
-    queue: BTreeMap<(u64, u64), Happening>,
+    /// Boxed: what happens is large, and moved about in here.
+    queue: BTreeMap<(u64, u64), Box<Happening>>,
     pub rng: Rng,
     pub scenario: Scenario,
     pub weather: Weather,
@@ -240,12 +241,12 @@ impl World {
 
     pub fn after(&mut self, delay: u64, what: Happening) {
         self.seq += 1;
-        self.queue.insert((self.now + delay, self.seq), what);
+        self.queue.insert((self.now + delay, self.seq), Box::new(what));
     }
 
     pub fn at(&mut self, when: u64, what: Happening) {
         self.seq += 1;
-        self.queue.insert((when.max(self.now), self.seq), what);
+        self.queue.insert((when.max(self.now), self.seq), Box::new(what));
     }
 
     pub fn input(&mut self, slot: usize, life: u64, delay: u64, input: Input) {
@@ -269,7 +270,7 @@ impl World {
         self.now = at;
         self.truth.now = at;
         self.steps += 1;
-        match what {
+        match *what {
             Happening::To { slot, life, input } => self.deliver(slot, life, input),
             Happening::Boot(slot) => self.boot(slot),
             Happening::Lands { op, slot, life, why, answer_at } => {

@@ -86,6 +86,9 @@ const SCRIPTED: &[Mutant] = &[
     Mutant::QuorumChangeUnchecked,
     Mutant::OldManifestMeansFailed,
     Mutant::AbaEtag,
+    Mutant::ReadsUnverified,
+    // In the unit test of `background.rs`.
+    Mutant::FoldUnchecked,
 ];
 
 #[test]

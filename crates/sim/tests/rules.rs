@@ -324,6 +324,11 @@ fn replica(
         _ => None,
     });
     let stream = stream.expect("it follows");
+    bench.tell(welcome(stream, common, end, commit));
+    (bench, stream)
+}
+
+fn welcome(stream: StreamId, common: u64, end: Run, commit: u64) -> Event {
     let welcome = Welcome {
         term: Term(5),
         session: process(1).session,
@@ -332,8 +337,7 @@ fn replica(
         commit: LogIndex(commit),
         recovered: None,
     };
-    bench.tell(Event::FromPrimary { stream, frame: ToReplica::Welcome(welcome) });
-    (bench, stream)
+    Event::FromPrimary { stream, frame: ToReplica::Welcome(welcome) }
 }
 
 /// The rule holds as written, and not in the broken variant.
@@ -556,6 +560,24 @@ fn a_higher_term_in_the_log_deposes() {
             !bench.leads() && bench.seals.is_empty()
         });
     }
+}
+
+#[test]
+fn a_replica_reads_only_what_was_compared_with_the_primarys_log() {
+    // What it shows is past the read index, and may be what an operator gave up (R12).
+    holds(Mutant::ReadsUnverified, |mutant| {
+        let mut bench = Bench::new(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 10, mutant);
+        let ReadStart::Wait(_) = bench.read() else { panic!("it asks the Primary") };
+        bench.message(1, Message::ReadIndex { id: 1, term: Term(5), index: LogIndex(8) });
+        let early = bench.served();
+        let followed = bench.seen.iter().find_map(|c| match c {
+            Command::Follow { stream, .. } => Some(*stream),
+            _ => None,
+        });
+        bench.tell(welcome(followed.expect("it follows"), 10, run(1, 10), 10));
+        assert_eq!(bench.served(), 1, "and then it does read");
+        early == 0
+    });
 }
 
 #[test]

@@ -58,7 +58,7 @@ async fn the_primary_moves_on_request_and_no_write_is_lost() {
 async fn settings_are_changed_while_the_cluster_serves() {
     let mut nodes = Nodes::new(3, "");
     nodes.start().await;
-    nodes.await_voters(1, 3).await;
+    nodes.await_voters(2, 3).await;
     let shown = nodes.command(2, &["cluster", "show"]).expect("shown");
     assert!(shown.contains("quorum -1, copies_min 2: a write is acknowledged once 2 of 3 nodes"), "{shown}");
     // Through a node that is not the Primary, too.
@@ -70,6 +70,13 @@ async fn settings_are_changed_while_the_cluster_serves() {
     }
     let manifest = std::fs::read_to_string(nodes.store().join("cluster.json")).expect("cluster.json");
     assert!(manifest.contains("\"quorum\": 0"), "{manifest}");
+    // Who closes the pipe has seen enough.
+    let mut list = std::process::Command::new(netsy_e2e::Kind::Netsy.program());
+    list.args(["member", "list", "--endpoints", nodes.node(1).address()]).stdout(std::process::Stdio::piped());
+    let mut list = list.stderr(std::process::Stdio::piped()).spawn().expect("start");
+    drop(list.stdout.take());
+    let ended = list.wait_with_output().expect("its end");
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     for wrong in [["--quorum", "5"], ["--quorum", "-2"], ["--copies-min", "0"]] {
         let refused = nodes.command(1, &["cluster", "set", wrong[0], wrong[1]]).expect_err("refused");
         assert!(

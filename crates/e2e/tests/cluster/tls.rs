@@ -32,7 +32,7 @@ impl Ca {
     }
 
     fn etcdctl(&self, trusted: &Path, endpoints: &str, client: &str) -> Etcdctl {
-        let file = |kind: &str| self.file(&format!("{client}.{kind}"));
+        let file = |kind: &str| self.file(&format!("client-{client}.{kind}"));
         Etcdctl::with_tls(endpoints, trusted, &file("crt"), &file("key"))
     }
 }
@@ -60,8 +60,8 @@ fn give(ca: &Ca, root: &Path, nodes: usize) {
     for number in 1..=nodes {
         let (name, dir) = (format!("n{number}"), live(root, &format!("n{number}")));
         // The key first: until both are there the pair does not fit, and the one from before stays in use.
-        put(&ca.file(&format!("{name}.key")), &dir.join("node.key"));
-        put(&ca.file(&format!("{name}.crt")), &dir.join("node.crt"));
+        put(&ca.file(&format!("node-{name}.key")), &dir.join("node.key"));
+        put(&ca.file(&format!("node-{name}.crt")), &dir.join("node.crt"));
     }
 }
 
@@ -109,8 +109,8 @@ async fn three_nodes_with_mtls_and_certificates_that_change_under_load() {
     let tls = |ca: &Path, from: &Ca, client: &str| {
         [
             ("--cacert", ca.to_path_buf()),
-            ("--cert", from.file(&format!("{client}.crt"))),
-            ("--key", from.file(&format!("{client}.key"))),
+            ("--cert", from.file(&format!("client-{client}.crt"))),
+            ("--key", from.file(&format!("client-{client}.key"))),
         ]
         .map(|(option, path)| format!("{option}={}", path.display()))
     };

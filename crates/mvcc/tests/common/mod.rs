@@ -112,7 +112,11 @@ impl Harness {
     /// Compacts all that can be compacted, and deletes the rows.
     pub fn compact_physically(&mut self, budget: usize) -> CompactStep {
         loop {
-            let step = self.store.compact_index(budget, netsy_api::ids::Revision(i64::MAX));
+            let step = self.store.compact_index(
+                budget,
+                netsy_api::ids::Revision(i64::MAX),
+                netsy_api::ids::LogIndex(u64::MAX),
+            );
             for position in &step.removed {
                 assert!(self.db.rows.remove(position).is_some(), "row {position} was removed twice");
             }

@@ -1,6 +1,6 @@
 //! `netsy cluster`: what a running cluster goes by.
 
-use super::node_client::{NodeArgs, print_view};
+use super::node_client::{NodeArgs, described, say};
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 use netsy_api::operator::{ClusterRequest, ClusterView, SetClusterRequest};
@@ -40,6 +40,5 @@ pub fn run(command: ClusterCommand) -> anyhow::Result<()> {
             node.ask("SetCluster", &SetClusterRequest { quorum, copies_min })?
         }
     };
-    print_view(&view);
-    Ok(())
+    say(&described(&view))
 }

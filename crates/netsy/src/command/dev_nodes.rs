@@ -347,7 +347,8 @@ fn welcome(cluster: &Cluster, nodes: &[Node], view: Option<&ClusterView>) {
          Try a failover: kill a node, the Primary or another, and go on writing:\n\
          \x20     kill -9 {example}        or type `kill {count}` here\n\
          A node that ended stays so until you type `start {count}`; `wipe {count}` before that takes its database away.\n\
-         `stop {count}` is a graceful end, `list` shows the pids. With {majority} of {count} nodes gone writes wait.\n\
+         `stop {count}` is a graceful end, `list` shows the pids. With {majority} of {count} nodes gone\n\
+         writes wait, unless the Primary is among those left: it goes on by the object store alone.\n\
          \n\
          Ctrl-C stops all; the same command goes on where they were.",
         all = endpoints.join(","),

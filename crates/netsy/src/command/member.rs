@@ -1,6 +1,6 @@
 //! `netsy member`: the nodes of a running cluster.
 
-use super::node_client::{NodeArgs, print_view, short};
+use super::node_client::{NodeArgs, described, say, short};
 use clap::{Args, Subcommand};
 use netsy_api::operator::{ClusterRequest, ClusterView, MovePrimaryRequest, NodeView, RemoveNodeRequest};
 use std::time::{Duration, Instant};
@@ -46,31 +46,27 @@ pub fn run(command: MemberCommand) -> anyhow::Result<()> {
     match command {
         MemberCommand::List(args) => {
             let view: ClusterView = args.node.ask("Cluster", &ClusterRequest {})?;
-            print_view(&view);
-            println!();
-            print_nodes(&view);
+            say(&format!("{}\n{}", described(&view), table(&view)))
         }
         MemberCommand::MovePrimary(args) => {
             let question = MovePrimaryRequest { to: args.to.unwrap_or_default() };
             let mut view: ClusterView = args.node.ask("MovePrimary", &question)?;
-            // Who was Primary may not know the new one yet.
-            let asked = Instant::now();
-            while view.primary.is_empty() && asked.elapsed() < TAKES_OVER_WITHIN {
+            // The node that is asked may not know yet what the old Primary does.
+            let (asked, term) = (Instant::now(), view.term);
+            while (view.primary.is_empty() || view.term < term) && asked.elapsed() < TAKES_OVER_WITHIN {
                 std::thread::sleep(LOOK_PAUSE);
                 view = args.node.ask("Cluster", &ClusterRequest {})?;
             }
             match view.primary.as_str() {
-                "" => println!("the Primary gave up its term, and another is not seen yet"),
-                primary => println!("{primary} is Primary, term {}", view.term),
+                "" => say(&format!("the Primary gave its term up, and {} does not see another yet\n", view.seen_by)),
+                primary => say(&format!("{primary} is Primary, term {}\n", view.term)),
             }
         }
         MemberCommand::Remove(args) => {
             let view: ClusterView = args.node.ask("RemoveNode", &RemoveNodeRequest { node_id: args.name.clone() })?;
-            println!("{} is taken out of cluster {}", args.name, view.cluster_id);
-            print_nodes(&view);
+            say(&format!("{} is taken out of cluster {}\n\n{}", args.name, view.cluster_id, table(&view)))
         }
     }
-    Ok(())
 }
 
 /// What a node does, as far as the one that was asked can tell.
@@ -90,18 +86,20 @@ fn role(view: &ClusterView, node: &NodeView) -> &'static str {
     }
 }
 
-pub fn print_nodes(view: &ClusterView) {
+fn table(view: &ClusterView) -> String {
     let width = view.nodes.iter().map(|n| n.node_id.len()).max().unwrap_or(0).max(4);
-    println!("{:width$}  {:24}  {:9}  {:8}  {:16}  CLIENTS", "NODE", "ROLE", "CONNECTED", "DATABASE", "MEMBER ID");
+    let mut out =
+        format!("{:width$}  {:24}  {:9}  {:8}  {:16}  CLIENTS\n", "NODE", "ROLE", "CONNECTED", "DATABASE", "MEMBER ID");
     for node in &view.nodes {
-        println!(
-            "{:width$}  {:24}  {:9}  {:8}  {:16x}  {}",
+        out.push_str(&format!(
+            "{:width$}  {:24}  {:9}  {:8}  {:16x}  {}\n",
             node.node_id,
             role(view, node),
             if node.answers { "yes" } else { "no" },
             short(&node.database),
             node.member_id,
             node.client_urls.join(",")
-        );
+        ));
     }
+    out
 }

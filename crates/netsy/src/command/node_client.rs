@@ -6,6 +6,7 @@ use clap::Args;
 use netsy_api::operator::{ClusterView, LogEnd};
 use netsy_peer::tls::OperatorTls;
 use prost::Message;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -219,21 +220,33 @@ pub fn short(database: &str) -> &str {
     database.get(..8).unwrap_or(database)
 }
 
+/// Prints; who has seen enough of it ends nothing.
+pub fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("writing the output"),
+        _ => Ok(()),
+    }
+}
+
 /// The cluster in a few lines.
-pub fn print_view(view: &ClusterView) {
+pub fn described(view: &ClusterView) -> String {
     let or = |text: &str, none: &str| if text.is_empty() { none.to_string() } else { text.to_string() };
-    println!(
-        "cluster {}, term {}, as {} sees it: Primary {}, Elector {}",
+    let mut out = format!(
+        "cluster {}, term {}, as {} sees it: Primary {}, Elector {}\nquorum {}, copies_min {}: {}\n",
         view.cluster_id,
         view.term,
         view.seen_by,
         or(&view.primary, "none"),
-        or(&view.elector, "none")
+        or(&view.elector, "none"),
+        view.quorum,
+        view.copies_min,
+        or(&view.survives, "not known yet")
     );
-    println!("quorum {}, copies_min {}: {}", view.quorum, view.copies_min, or(&view.survives, "not known yet"));
     if !view.quorum_lost.is_empty() {
-        println!("\n{}", view.quorum_lost);
+        out.push_str(&format!("\n{}\n", view.quorum_lost));
     }
+    out
 }
 
 #[cfg(test)]

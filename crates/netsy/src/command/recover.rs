@@ -1,6 +1,6 @@
 //! `netsy recover`: going on after the loss of a quorum (R12).
 
-use super::node_client::{NodeArgs, log_end, print_view, short};
+use super::node_client::{NodeArgs, described, log_end, say, short};
 use anyhow::{Context, ensure};
 use clap::Args;
 use netsy_api::operator::{ClusterView, NodeView, RecoverRequest, RecoverResponse};
@@ -24,12 +24,7 @@ pub fn run(args: &RecoverArgs) -> anyhow::Result<()> {
     let question = RecoverRequest { lost: args.lost.clone(), confirm };
     let answer: RecoverResponse = args.node.ask("Recover", &question)?;
     let view = answer.view.clone().context("the node's answer says nothing of the cluster")?;
-    if args.confirm.is_some() {
-        print_done(&view);
-    } else {
-        print_plan(args, &view, &answer);
-    }
-    Ok(())
+    if args.confirm.is_some() { say(&done(&view)) } else { say(&plan(args, &view, &answer)) }
 }
 
 fn fate(node: &NodeView, given_up: bool) -> String {
@@ -52,12 +47,11 @@ fn must_come(node: &NodeView) -> bool {
     !node.voting_database.is_empty() && (!node.answers || node.database != node.voting_database)
 }
 
-fn print_plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) {
-    print_view(view);
-    println!("\nVoters, and the databases they vote with:");
+fn plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) -> String {
+    let mut out = format!("{}\nVoters, and the databases they vote with:\n", described(view));
     for node in view.nodes.iter().filter(|n| !n.voting_database.is_empty()) {
         let given_up = args.lost.contains(&node.node_id);
-        println!("  {}  {}  {}", node.node_id, short(&node.voting_database), fate(node, given_up));
+        out.push_str(&format!("  {}  {}  {}\n", node.node_id, short(&node.voting_database), fate(node, given_up)));
     }
     let object_log = answer.object_log.unwrap_or_default();
     let own = view.own_log.unwrap_or_default();
@@ -69,13 +63,13 @@ fn print_plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) 
         .map(|n| n.node_id.as_str())
         .collect();
     if !needed.is_empty() {
-        println!(
-            "\nThat is not enough: {} must answer with the database it votes with, or be given up, too. Nothing was done.",
+        out.push_str(&format!(
+            "\nThat is not enough: {} must answer with the database it votes with, or be given up, too. Nothing was done.\n",
             needed.join(", ")
-        );
-        return;
+        ));
+        return out;
     }
-    println!(
+    out.push_str(&format!(
         "\nIf {} {} given up, the cluster goes on from the longer of what is left:\n\
          \x20 object log  {} ({})\n\
          \x20 {}  {}\n\
@@ -89,7 +83,7 @@ fn print_plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) 
          \n\
          Nothing was done. If the disks can still be brought back, do that instead. To go on without them:\n\
          \n\
-         \x20 netsy recover --lost {} --confirm {} {}",
+         \x20 netsy recover --lost {} --confirm {} {}\n",
         args.lost.join(", "),
         if args.lost.len() == 1 { "is" } else { "are" },
         log_end(&object_log),
@@ -100,20 +94,21 @@ fn print_plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) 
         args.lost.join(","),
         answer.confirm,
         args.node.as_options(),
-    );
+    ));
+    out
 }
 
-fn print_done(view: &ClusterView) {
+fn done(view: &ClusterView) -> String {
     let recovered = view.recovered.unwrap_or_default();
     let kept = recovered.kept.unwrap_or_default();
-    println!(
+    format!(
         "The cluster serves again: term {}, Primary {}.\n\
          Kept: everything up to {}.\n\
-         Lost: whatever was acknowledged after entry {} in terms before {}. cluster.json says so, too (\"recovered\").",
+         Lost: whatever was acknowledged after entry {} in terms before {}. cluster.json says so, too (\"recovered\").\n",
         view.term,
         view.primary,
         log_end(&kept),
         kept.index,
         recovered.term,
-    );
+    )
 }

@@ -24,7 +24,7 @@ const HELD_BYTES_MAX: usize = 512 << 10;
 /// long answers else, for as long as the kernel lets a thread run.
 const YIELDING_BYTES: usize = 32 << 10;
 /// What one connection writes before the other tasks of its thread get a turn.
-const TURN_BYTES: usize = 2 << 20;
+const TURN_BYTES: usize = 1 << 20;
 /// A buffer larger than this is given back once everything is written out.
 const KEPT_BYTES_MAX: usize = 16 << 10;
 /// A write of this size is likely one of many: room for all of them is made at once.
