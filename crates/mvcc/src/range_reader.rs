@@ -209,9 +209,7 @@ impl RangeReader {
     fn make_room(&mut self, keys_budget: usize) {
         let wanted = keys_budget.min(self.fetch.saturating_sub(self.collected));
         if self.looked_at > 0 && self.kvs.capacity() - self.kvs.len() < wanted {
-            let len = self.kvs.len();
-            // In proportion from some length on: a list of millions would be copied hundreds of times else.
-            self.kvs.reserve_exact(wanted.max(len.saturating_mul(7).min(GROWTH_MAX)).max(len / 4));
+            self.kvs.reserve_exact(growth(self.kvs.len(), wanted));
         }
     }
 
@@ -318,5 +316,30 @@ impl RangeReader {
         if self.order == SortOrder::Descend {
             self.kvs.reverse();
         }
+    }
+}
+
+/// Room for how many more is made where `len` are there and `wanted` may come. In proportion from some length on: a list
+/// of millions would be copied hundreds of times else.
+fn growth(len: usize, wanted: usize) -> usize {
+    wanted.max(len.saturating_mul(7).min(GROWTH_MAX)).max(len / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_grows_in_proportion() {
+        let (mut len, mut capacity, mut copied) = (0, 0, 0);
+        while len < 10_000_000 {
+            if capacity - len < 512 {
+                copied += len;
+                capacity = len + growth(len, 512);
+            }
+            len += 512;
+        }
+        assert!(copied < 6 * len, "{copied} copied for {len}");
+        assert!(capacity < len + len / 4 + GROWTH_MAX, "room for {capacity}, {len} are there");
     }
 }

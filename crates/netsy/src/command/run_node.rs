@@ -187,9 +187,7 @@ async fn serve(
     let mut announce = Some(announce);
     let ended = loop {
         tokio::select! {
-            _ = terminate.recv() => break None,
-            _ = interrupt.recv() => break None,
-            ended = node.ended() => break Some(ended),
+            biased; // Whether it has served is known before a signal is looked at.
             served = node.serving(), if announce.is_some() => {
                 let Some(announce) = announce.take().filter(|_| served.is_ok()) else { continue };
                 let started = Started { client, survives: node.survives().unwrap_or_default() };
@@ -197,6 +195,9 @@ async fn serve(
                 announce(&started);
                 tracing::info!(client = %client, revision = node.revision().0, "ready to serve client requests");
             }
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            ended = node.ended() => break Some(ended),
         }
     };
     match ended {
