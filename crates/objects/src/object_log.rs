@@ -201,17 +201,34 @@ impl ObjectLog {
     /// was the greatest at some moment after the call.
     pub async fn list(&self, after: ChunkSeq) -> Result<LogListing, StoreError> {
         // Chunks before segments: a chunk is deleted only when its segment is there to be listed.
+        let chunks = self.chunks_after(after).await?;
+        Ok(LogListing { chunks, segments: self.segments_after(after).await? })
+    }
+
+    /// What there is after chunk `from`, which is known to be of this log; `None`: the log does not even reach it. One
+    /// LIST where nothing follows.
+    pub async fn list_from(&self, from: ChunkSeq) -> Result<Option<LogListing>, StoreError> {
+        let chunks = self.chunks_after(ChunkSeq(from.0.saturating_sub(1))).await?;
+        // The newest chunk is never deleted (R4): where none follows, no segment reaches further either.
+        let Some(newest) = chunks.last().filter(|newest| newest.seq >= from) else { return Ok(None) };
+        let segments = if newest.seq > from { self.segments_after(from).await? } else { vec![] };
+        Ok(Some(LogListing { chunks, segments }))
+    }
+
+    async fn chunks_after(&self, after: ChunkSeq) -> Result<Vec<ListedChunk>, StoreError> {
         let after_key = (after.0 > 0).then(|| keys::chunk(after));
-        let chunks = list_all(&*self.bucket, keys::LOG, after_key).await?;
-        let segments = list_all(&*self.bucket, keys::SEGMENTS, None).await?;
-        let chunks = chunks
-            .iter()
-            .filter_map(|listed| Some(ListedChunk { seq: keys::parse_chunk(&listed.key)?, bytes: listed.size }));
-        let segments = segments.iter().filter_map(|listed| {
+        let listed = list_all(&*self.bucket, keys::LOG, after_key).await?;
+        let chunk = |seq, bytes| ListedChunk { seq, bytes };
+        Ok(listed.iter().filter_map(|listed| Some(chunk(keys::parse_chunk(&listed.key)?, listed.size))).collect())
+    }
+
+    async fn segments_after(&self, after: ChunkSeq) -> Result<Vec<ListedSegment>, StoreError> {
+        let listed = list_all(&*self.bucket, keys::SEGMENTS, None).await?;
+        let segments = listed.iter().filter_map(|listed| {
             let (first, last) = keys::parse_segment(&listed.key)?;
             Some(ListedSegment { first, last, bytes: listed.size })
         });
-        Ok(LogListing { chunks: chunks.collect(), segments: segments.filter(|segment| segment.last > after).collect() })
+        Ok(segments.filter(|segment| segment.last > after).collect())
     }
 
     /// The second LIST of R4: whether a key above `seq` exists. After one's own seal that means

@@ -108,6 +108,8 @@ pub enum CaughtUp {
     End(LogPoint),
     /// The entries after the starting point are folded away in a snapshot: [`restore`] is needed.
     NeedsSnapshot,
+    /// The log does not reach the starting point: it is another log.
+    Short,
 }
 
 /// Gives everything after `from` to `sink` (which is not told to begin): for a node that has the
@@ -122,7 +124,7 @@ pub async fn catch_up(
     let mut passed_over = Vec::new();
     for _ in 0..WAYS_MAX {
         let mut from = from;
-        let listing = log.list(from.seq).await?;
+        let Some(listing) = log.list_from(from.seq).await? else { return Ok(CaughtUp::Short) };
         let plan = match listing.plan(from.seq, &bad) {
             Err(ReadError::Gap { .. }) => {
                 // A snapshot of what this node has is as good a place to begin.
