@@ -39,14 +39,17 @@ impl World {
     /// False: there was nothing that it could do something to.
     pub fn apply_fault(&mut self, fault: Fault) -> bool {
         let primary = self.primary();
+        // Where nobody leads: whoever was elected, in the midst of R4.
+        let elected = self.bucket.manifest.as_ref().and_then(|m| self.slot_of(&m.primary.node_id));
+        let acting = primary.or(elected);
         match fault {
             Fault::Crash { node, down, disk } => self.crash_for(node, down, disk),
-            Fault::CrashPrimary { down, disk } => primary.is_some_and(|primary| self.crash_for(primary, down, disk)),
+            Fault::CrashPrimary { down, disk } => acting.is_some_and(|primary| self.crash_for(primary, down, disk)),
             Fault::CrashElector { down } => {
                 self.elector().is_some_and(|elector| self.crash_for(elector, down, DiskFate::Kept))
             }
             Fault::Pause { node, length } => self.pause(node, length),
-            Fault::PausePrimary { length } => primary.is_some_and(|primary| self.pause(primary, length)),
+            Fault::PausePrimary { length } => acting.is_some_and(|primary| self.pause(primary, length)),
             Fault::Isolate { node, length } => {
                 self.isolate(node, 1);
                 self.after(length, Happening::Heal(Healing::Isolate(node)));
@@ -58,7 +61,7 @@ impl World {
                 from != to
             }
             Fault::CutStore { node, length } => self.cut_store(node, length),
-            Fault::CutStoreOfPrimary { length } => primary.is_some_and(|primary| self.cut_store(primary, length)),
+            Fault::CutStoreOfPrimary { length } => acting.is_some_and(|primary| self.cut_store(primary, length)),
             Fault::StoreDown { length } => {
                 self.store_down += 1;
                 self.after(length, Happening::Heal(Healing::StoreAll));
