@@ -39,7 +39,7 @@ impl Faults {
     pub async fn apply(&mut self, cluster: &mut Cluster, fault: &Fault, shared: &Shared) -> Result<String> {
         let struck = match fault {
             Fault::Kill { node }
-            | Fault::Stop { node }
+            | Fault::Stop { node, .. }
             | Fault::Start { node }
             | Fault::Pause { node }
             | Fault::Resume { node }
@@ -56,11 +56,11 @@ impl Faults {
         };
         match fault {
             Fault::Kill { .. } => each(&struck, |node| cluster.nodes[node].process.kill())?,
-            Fault::Stop { .. } => {
+            Fault::Stop { undone, .. } => {
                 // Together, as when a machine goes down.
                 each(&struck, |node| cluster.nodes[node].process.terminate())?;
                 for node in &struck {
-                    cluster.stop(*node).await?;
+                    cluster.stop(*node, *undone).await?;
                 }
             }
             Fault::Start { .. } => {

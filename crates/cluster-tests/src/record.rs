@@ -14,6 +14,9 @@ use tonic::{Code, Status};
 /// Units of all times.
 pub const UNITS_PER_SECOND: u64 = 1_000_000;
 
+/// Between two looks whether clients still rest.
+const REST: Duration = Duration::from_millis(50);
+
 /// What all clients of a run share.
 pub struct Shared {
     start: Instant,
@@ -96,6 +99,14 @@ impl Recorder {
     /// Should this client end?
     pub fn stopped(&self) -> bool {
         self.shared.stopped()
+    }
+
+    /// Waits while clients are to rest; false: this client is to end.
+    pub async fn goes_on(&self) -> bool {
+        while self.shared.rest.load(Ordering::SeqCst) && !self.stopped() {
+            tokio::time::sleep(REST).await;
+        }
+        !self.stopped()
     }
 
     async fn connection(&mut self, node: usize) -> Option<Client> {

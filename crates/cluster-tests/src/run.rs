@@ -367,7 +367,7 @@ async fn restored_from_the_bucket(cluster: &mut Cluster, reader: &mut Recorder, 
         node.process.terminate()?;
     }
     for node in 0..cluster.nodes.len() {
-        cluster.stop(node).await?;
+        cluster.stop(node, false).await?;
         cluster.wipe(node)?;
     }
     cluster.start(0)?;

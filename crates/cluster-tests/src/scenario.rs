@@ -168,8 +168,12 @@ pub type Who = String;
 pub enum Fault {
     /// SIGKILL.
     Kill { node: Who },
-    /// SIGTERM, and wait for the end.
-    Stop { node: Who },
+    /// SIGTERM, and wait for the end; with `undone`, it may say that something was left undone.
+    Stop {
+        node: Who,
+        #[serde(default)]
+        undone: bool,
+    },
     /// Start again.
     Start { node: Who },
     /// SIGSTOP.

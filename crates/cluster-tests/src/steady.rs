@@ -42,7 +42,7 @@ pub async fn run(shared: Arc<Shared>, number: usize) -> Waits {
     let mut recorder = Recorder::new(Arc::clone(&shared), FIRST_NUMBER + number as u32, ANSWER_WITHIN);
     let nodes = shared.nodes.len();
     let (mut node, mut waits) = (number % nodes, Waits::default());
-    while !recorder.stopped() {
+    while recorder.goes_on().await {
         let key = format!("steady/{number}");
         let request = match shared.next() % 3 {
             0 => Request::Range(ops::get(key)),

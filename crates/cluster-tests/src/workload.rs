@@ -42,11 +42,7 @@ impl Worker {
 
     /// Works until told to stop.
     pub async fn run(mut self) {
-        while !self.recorder.stopped() {
-            if self.recorder.shared.rest.load(Ordering::SeqCst) {
-                tokio::time::sleep(BACK_OFF).await;
-                continue;
-            }
+        while self.recorder.goes_on().await {
             let node = self.random.below(self.recorder.shared.nodes.len() as u64) as usize;
             let request = self.request();
             let outcome = self.recorder.ask(node, request.clone()).await;

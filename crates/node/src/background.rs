@@ -226,10 +226,14 @@ async fn delete_rows(node: &Arc<Inner>, rows: Vec<Position>) -> Result<(), Strin
             });
             match deleted.await {
                 Ok(Ok(())) => break,
-                Ok(Err(error)) => {
+                Ok(Err(error)) if error.is_disk_full() => {
                     // They are out of the index already, so they must go: nothing else would take them away.
-                    tracing::error!(%error, "compaction: rows could not be deleted; trying again");
+                    tracing::warn!(%error, "compaction: rows could not be deleted; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Ok(Err(error)) => {
+                    node.halt(format!("local database: {error}"));
+                    return Err(error.to_string());
                 }
                 Err(gone) => return Err(gone.to_string()),
             }

@@ -18,7 +18,7 @@ use netsy_objects::format::ChunkInfo;
 use netsy_objects::keys;
 use netsy_objects::log_reader::LogPiece as ReadPiece;
 use netsy_objects::manifest::SnapshotManifest;
-use netsy_objects::object_log::{Created, LogPoint, NewChunk, ObjectLog};
+use netsy_objects::object_log::{Created, LogPoint, NewChunk};
 use netsy_objects::restore::{CaughtUp, RestoreError, RestoreSink, SinkError, catch_up, restore};
 use netsy_protocol::event::{CallId, ChunkFact, Event, LogPiece, StoreResult};
 use netsy_protocol::reconcile::{Run, Runs};
@@ -94,18 +94,6 @@ async fn newest_known_point(node: &Inner) -> Result<Option<LogPoint>, StartError
         .await?
 }
 
-/// The newest chunk is never deleted (R4): a log that ends before what was seen of it is another log.
-async fn check_reaches(log: &ObjectLog, known: &LogPoint) -> Result<(), StartError> {
-    let end = log.list(ChunkSeq(known.seq.0.saturating_sub(1))).await?.end();
-    if end < known.seq {
-        return Err(StartError::Diverged(format!(
-            "the object log ends at chunk {end}, this node knows it to have reached {}: is it the right bucket and storage.key_prefix?",
-            known.seq
-        )));
-    }
-    Ok(())
-}
-
 /// Reads what the local database lacks of the object log.
 pub(crate) async fn load_log(node: &Arc<Inner>, call: CallId) -> StoreResult {
     match load(node, call).await {
@@ -132,12 +120,17 @@ async fn load(node: &Arc<Inner>, call: CallId) -> Result<LogPoint, StartError> {
     // An empty database begins with the newest snapshot.
     let from = newest_known_point(node).await?.filter(|from| from.seq.0 > 0);
     if let Some(from) = from {
-        check_reaches(&node.log, &from).await?;
         let mut sink = EngineSink::new(node, call);
         // A snapshot is a place to go on from only where both logs are known to be the same.
         match catch_up(&node.log, from, from.last_index, &mut sink).await {
             Ok(CaughtUp::End(point)) => return Ok(point),
             Ok(CaughtUp::NeedsSnapshot) => {}
+            Ok(CaughtUp::Shorter) => {
+                return Err(StartError::Diverged(format!(
+                    "the object log ends before chunk {}, which this node knows it to have reached: is it the right bucket and storage.key_prefix?",
+                    from.seq
+                )));
+            }
             Err(error) => return Err(sink.unwrap(error)),
         }
     }

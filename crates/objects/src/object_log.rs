@@ -201,17 +201,30 @@ impl ObjectLog {
     /// was the greatest at some moment after the call.
     pub async fn list(&self, after: ChunkSeq) -> Result<LogListing, StoreError> {
         // Chunks before segments: a chunk is deleted only when its segment is there to be listed.
+        let mut listing = self.list_chunks(after).await?;
+        self.list_segments(after, &mut listing).await?;
+        Ok(listing)
+    }
+
+    /// The chunks after `after` alone: enough where none of them was folded away.
+    pub(crate) async fn list_chunks(&self, after: ChunkSeq) -> Result<LogListing, StoreError> {
         let after_key = (after.0 > 0).then(|| keys::chunk(after));
-        let chunks = list_all(&*self.bucket, keys::LOG, after_key).await?;
-        let segments = list_all(&*self.bucket, keys::SEGMENTS, None).await?;
-        let chunks = chunks
+        let listed = list_all(&*self.bucket, keys::LOG, after_key).await?;
+        let chunks = listed
             .iter()
             .filter_map(|listed| Some(ListedChunk { seq: keys::parse_chunk(&listed.key)?, bytes: listed.size }));
-        let segments = segments.iter().filter_map(|listed| {
+        Ok(LogListing { chunks: chunks.collect(), segments: vec![] })
+    }
+
+    /// Adds the segments to a listing of chunks that was made before.
+    pub(crate) async fn list_segments(&self, after: ChunkSeq, listing: &mut LogListing) -> Result<(), StoreError> {
+        let listed = list_all(&*self.bucket, keys::SEGMENTS, None).await?;
+        let segments = listed.iter().filter_map(|listed| {
             let (first, last) = keys::parse_segment(&listed.key)?;
             Some(ListedSegment { first, last, bytes: listed.size })
         });
-        Ok(LogListing { chunks: chunks.collect(), segments: segments.filter(|segment| segment.last > after).collect() })
+        listing.segments = segments.filter(|segment| segment.last > after).collect();
+        Ok(())
     }
 
     /// The second LIST of R4: whether a key above `seq` exists. After one's own seal that means

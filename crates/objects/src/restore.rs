@@ -108,6 +108,8 @@ pub enum CaughtUp {
     End(LogPoint),
     /// The entries after the starting point are folded away in a snapshot: [`restore`] is needed.
     NeedsSnapshot,
+    /// The log ends before the starting point: it is another log, as the newest chunk is never deleted (R4).
+    Shorter,
 }
 
 /// Gives everything after `from` to `sink` (which is not told to begin): for a node that has the
@@ -122,7 +124,16 @@ pub async fn catch_up(
     let mut passed_over = Vec::new();
     for _ in 0..WAYS_MAX {
         let mut from = from;
-        let listing = log.list(from.seq).await?;
+        // With the chunk of `from` itself: the newest one is always there. Of segments nothing is asked where chunks tell
+        // all, which is so in every take-over from a Primary that was followed to the end.
+        let before = ChunkSeq(from.seq.0.saturating_sub(1));
+        let mut listing = log.list_chunks(before).await?;
+        if listing.end() < from.seq || listing.plan(from.seq, &bad).is_err() {
+            log.list_segments(before, &mut listing).await?;
+        }
+        if listing.end() < from.seq {
+            return Ok(CaughtUp::Shorter);
+        }
         let plan = match listing.plan(from.seq, &bad) {
             Err(ReadError::Gap { .. }) => {
                 // A snapshot of what this node has is as good a place to begin.

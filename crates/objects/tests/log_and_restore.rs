@@ -401,6 +401,32 @@ async fn catching_up_gives_what_is_missing_or_asks_for_a_snapshot() {
 }
 
 #[tokio::test]
+async fn a_take_over_from_a_log_that_was_followed_costs_one_list() {
+    let mut w = written(10).await;
+    let from = w.at;
+    w.bucket.calls.store(0, SeqCst);
+    let mut sink = Collect { next_position: from.next_position.0, ..Collect::default() };
+    let caught_up = catch_up(&w.log, from, from.last_index, &mut sink).await.unwrap();
+    assert!(matches!(caught_up, CaughtUp::End(end) if end == from));
+    assert_eq!(w.bucket.calls.load(SeqCst), 1);
+    w.append(2).await;
+    w.bucket.calls.store(0, SeqCst);
+    let caught_up = catch_up(&w.log, from, from.last_index, &mut sink).await.unwrap();
+    assert!(matches!(caught_up, CaughtUp::End(end) if end == w.at));
+    assert_eq!(w.bucket.calls.load(SeqCst), 2, "a list and the chunk");
+}
+
+#[tokio::test]
+async fn a_log_that_ends_before_what_was_seen_of_it_is_another_log() {
+    let mut w = written(10).await;
+    w.append(2).await;
+    let seen = w.at;
+    w.bucket.remove(&keys::chunk(seen.seq));
+    let shorter = catch_up(&w.log, seen, seen.last_index, &mut Collect::default()).await.unwrap();
+    assert!(matches!(shorter, CaughtUp::Shorter), "{shorter:?}");
+}
+
+#[tokio::test]
 async fn a_store_that_does_not_answer_is_an_error_and_not_an_empty_log() {
     let w = written(10).await;
     w.bucket.calls.store(0, SeqCst);

@@ -53,7 +53,11 @@ impl World {
             Answer::Registration(known) => {
                 let forget = self.mutant == Some(Mutant::ForgetBootCounter);
                 let Some(disk) = self.slots.get_mut(slot).and_then(|p| p.disk.as_mut()) else { return };
-                let behind = known.is_some_and(|(inc, boot)| inc == disk.incarnation && boot > disk.boot);
+                // Where another database is registered, its counter says nothing of one that was started before.
+                let behind = known.is_some_and(|(inc, boot)| match inc == disk.incarnation {
+                    true => boot > disk.boot,
+                    false => disk.boot > 0,
+                });
                 if behind && !forget {
                     *disk = Disk::new(fresh);
                     self.truth.count("restored backup set aside");

@@ -123,7 +123,7 @@ async fn empty_cluster(cluster: &mut Cluster) -> Result<(Duration, Duration)> {
         node.process.terminate()?;
     }
     for node in 0..cluster.nodes.len() {
-        cluster.stop(node).await?;
+        cluster.stop(node, false).await?;
         cluster.wipe(node)?;
     }
     let started = Instant::now();
