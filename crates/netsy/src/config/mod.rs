@@ -162,6 +162,13 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
     if config.read_lease > Duration::from_secs(60) {
         r.refuse("replication.read_lease", "must be at most \"60s\": a new Primary waits that long before it serves");
     }
+    if config.copies_min > config.keys.voters_max {
+        let (copies_min, voters_max) = (config.copies_min, config.keys.voters_max);
+        warnings.push(format!(
+            "replication.copies_min {copies_min} is more than replication.voters_max, {voters_max}: every write goes to object \
+             storage before it is acknowledged"
+        ));
+    }
     let effective = r.finish()?;
     Ok(Loaded { config, effective, warnings })
 }
@@ -199,7 +206,8 @@ fn read_chunk_age(r: &mut Reader<'_>) -> Duration {
 }
 
 fn read_storage(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> StorageConfig {
-    let provider = match r.one_of("storage.provider", "s3", &["s3", "gcs", "file"]).as_str() {
+    let name = r.one_of("storage.provider", "s3", &["s3", "gcs", "file"]);
+    let provider = match name.as_str() {
         "gcs" => Provider::Gcs,
         "file" => Provider::File,
         _ => Provider::S3,
@@ -220,6 +228,22 @@ fn read_storage(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> StorageConfig
             r.refuse("storage.bucket_name", "is empty: set the bucket the cluster keeps its data in");
         }
         _ => {}
+    }
+    let unused = match provider {
+        Provider::File => [
+            ("storage.bucket_name", !storage.bucket.is_empty()),
+            ("storage.endpoint", storage.endpoint.is_some()),
+            ("storage.region", storage.region.is_some()),
+        ],
+        Provider::Gcs => [
+            ("storage.path", !storage.path.as_os_str().is_empty()),
+            ("storage.region", storage.region.is_some()),
+            ("storage.path_style", storage.path_style.is_some()),
+        ],
+        Provider::S3 => [("storage.path", !storage.path.as_os_str().is_empty()), ("", false), ("", false)],
+    };
+    for (key, _) in unused.iter().filter(|(_, given)| *given) {
+        warnings.push(format!("{key} has no use with storage.provider {name:?}: remove it"));
     }
     let classes = if provider == Provider::Gcs { GCS_CLASSES } else { S3_CLASSES };
     let class = r.one_of("storage.class", "STANDARD", classes);

@@ -87,6 +87,19 @@ fn rules_between_keys() {
     assert_eq!(slow.warnings.len(), 1);
 }
 
+#[test]
+fn what_has_no_use_is_told() {
+    let unused = parse(
+        r#"{ "cluster_id": "a", "storage": { "provider": "file", "path": "d", "bucket_name": "b" },
+             "replication": { "copies_min": 9 } }"#,
+    );
+    let warnings = unused.expect("valid").warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with("storage.bucket_name has no use with storage.provider \"file\""));
+    assert!(warnings[1].starts_with("replication.copies_min 9 is more than replication.voters_max, 5"));
+    assert_eq!(parse(MINIMAL).expect("valid").warnings, Vec::<String>::new());
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_panics(text in "\\PC*") {
