@@ -170,6 +170,14 @@ impl World {
 
     fn take_or_give_up(&mut self, slot: usize, call: CallId, chunks: &[Chunk]) {
         let at = self.process(slot).and_then(|p| p.load.as_ref()).filter(|l| l.call == call).and_then(|l| l.at);
+        let Some(point) = at else { return self.done(slot, call, StoreResult::Unknown) };
+        let next = chunks.iter().find(|c| c.seq > point.seq);
+        if next.is_none_or(|c| c.seq != point.seq.next() || c.prev.last_index != point.last.last_index) {
+            // What fell into a hole that clean-up left: gone around, by a snapshot.
+            let life = self.life_of(slot);
+            self.count("garbage gone around");
+            return self.call(slot, life, Why::LoadSnapshot(call), Op::NewestSnapshot);
+        }
         match self.take_chunks(slot, call, at, chunks) {
             Some(at) => self.loaded_to(slot, call, at),
             None => self.done(slot, call, StoreResult::Unknown),
@@ -211,12 +219,12 @@ impl World {
         let Some(snapshot) = snapshot else {
             return match at {
                 None => self.loaded_to(slot, call, Point::default()),
-                Some(_) => self.done(slot, call, StoreResult::Unknown),
+                Some(_) => self.begin_anew(slot, call),
             };
         };
         let Snapshot { covers, entries, holes } = snapshot;
         if at.is_some_and(|at| at.seq >= covers.seq) {
-            return self.done(slot, call, StoreResult::Unknown);
+            return self.begin_anew(slot, call);
         }
         let last = entries.last().map_or(Run::default(), |e| Run { term: e.term, last_index: e.index });
         let runs = Runs::new(runs_of(&entries)).unwrap_or_default();
@@ -227,6 +235,15 @@ impl World {
         } else {
             self.done(slot, call, StoreResult::Unknown);
         }
+    }
+
+    /// No way on from where the load is: a seal that fell into a hole may have been taken for the log's. The next one
+    /// begins with a snapshot.
+    fn begin_anew(&mut self, slot: usize, call: CallId) {
+        if let Some(process) = self.process(slot) {
+            process.point = None;
+        }
+        self.done(slot, call, StoreResult::Unknown);
     }
 
     fn offer(&mut self, slot: usize, call: CallId, piece: LogPiece, brought: Brought<'_>) -> bool {

@@ -26,32 +26,40 @@ fn a_seed_replays_exactly() {
 
 #[test]
 #[cfg_attr(debug_assertions, ignore = "slow: scripts/test runs it in release")]
-fn each_is_caught_by_its_seed() {
-    for (mutant, seed) in SEEDS {
-        assert!(breaks(*mutant, *seed), "{mutant:?} is not caught by seed {seed}: look for another with --mutants");
-    }
+fn each_is_caught_by_a_named_seed() {
+    // Any change of the engine moves all schedules: some seeds each, so that not every change asks for others.
+    let caught = |(mutant, seeds): &&(Mutant, &[u64])| seeds.iter().any(|seed| breaks(*mutant, *seed));
+    let missed: Vec<_> = SEEDS.iter().filter(|named| !caught(named)).collect();
+    assert!(missed.is_empty(), "not caught: {missed:?}; look for other seeds with --mutants");
 }
 
-const SEEDS: &[(Mutant, u64)] = &[
-    (Mutant::AckBeforeSync, 10),
-    (Mutant::BlindManifestWrite, 3),
-    (Mutant::CommitQuorumMinusOne, 9),
-    (Mutant::ConfirmQuorumMinusOne, 4),
-    (Mutant::ForgetBootCounter, 343),
-    (Mutant::GcNewest, 63),
-    (Mutant::NoReadCheck, 46),
-    (Mutant::NoSeal, 39),
-    (Mutant::NoTailNoTermCheck, 14),
-    (Mutant::NoTailUpload, 7),
-    (Mutant::OverwriteChunks, 1),
-    (Mutant::ReadBeforeReady, 2),
-    (Mutant::RecoverByTimer, 37),
-    (Mutant::ReplicaAheadOfPrimary, 8),
-    (Mutant::ResumeTerm, 4),
-    (Mutant::SealsDeleted, 124),
-    (Mutant::ServeBeforeSeal, 9),
-    (Mutant::SkipOnConflict, 41),
-    (Mutant::SnapshotPastObjectLog, 3),
+const SEEDS: &[(Mutant, &[u64])] = &[
+    (Mutant::AckBeforeSync, &[20, 38, 61]),
+    (Mutant::BlindManifestWrite, &[2, 3, 9]),
+    (Mutant::BlindManifestWrite, &[2, 8, 9]),
+    (Mutant::CommitQuorumMinusOne, &[4, 11, 12]),
+    (Mutant::ConfirmQuorumMinusOne, &[54, 153, 163]),
+    (Mutant::ElectionQuorumMinusOne, &[1, 42, 83]),
+    (Mutant::ForwardAgain, &[2, 5, 9]),
+    (Mutant::GcNewest, &[69, 91, 92]),
+    (Mutant::NoReadCheck, &[60, 82, 85]),
+    (Mutant::NoSeal, &[7, 21, 22]),
+    (Mutant::NoTailNoTermCheck, &[15, 39, 46]),
+    (Mutant::NoTailUpload, &[8, 10, 28]),
+    (Mutant::OverwriteChunks, &[2, 3, 4]),
+    (Mutant::PickAnyPromiser, &[1, 3, 4]),
+    (Mutant::PickByIndexOnly, &[54, 263, 367]),
+    (Mutant::ProofAlone, &[47, 144, 196]),
+    (Mutant::ReadBeforeReady, &[1, 4, 6]),
+    (Mutant::ReplicaAheadOfPrimary, &[1, 2, 3]),
+    (Mutant::ResumeTerm, &[76, 78, 122]),
+    (Mutant::RowsGoBeforeLogged, &[1, 3, 4]),
+    (Mutant::RowsOfNewestGo, &[2, 4, 27]),
+    (Mutant::SealsDeleted, &[22, 92, 99]),
+    (Mutant::ServeBeforeSeal, &[2, 11, 14]),
+    (Mutant::SkipOnConflict, &[27, 29, 30]),
+    (Mutant::SnapshotPastObjectLog, &[2, 3, 4]),
+    (Mutant::UnprovenAnswers, &[105]),
 ];
 
 /// Those that `rules.rs` shows to be caught by a scripted schedule.
@@ -89,6 +97,8 @@ const SCRIPTED: &[Mutant] = &[
     Mutant::ReadsUnverified,
     // In the unit test of `background.rs`.
     Mutant::FoldUnchecked,
+    // In `scenarios.rs`.
+    Mutant::HaltOnRecovered,
 ];
 
 #[test]

@@ -1,5 +1,6 @@
 //! Whole clusters through what operators do, and through what the issue names.
 
+use netsy_protocol::mutant::Mutant;
 use netsy_sim::run::{Finding, run};
 use netsy_sim::scenario::{DiskFate, Fault, Scenario};
 
@@ -138,6 +139,8 @@ fn what_a_recovery_gives_up_is_rebuilt_where_it_comes_back() {
     assert_eq!(count(&finding, "recovered"), 1);
     assert_eq!(count(&finding, "recovery lost entries"), 1);
     assert_eq!(count(&finding, "rebuild"), 2, "{:?}", finding.counters);
+    let halts = run(Scenario::scripted(16, 3, -1, 30_000, &faults), Some(Mutant::HaltOnRecovered), false);
+    assert!(halts.breaches.iter().any(|b| b.contains("halts")), "{:?}", halts.breaches);
     let without_an_operator: Vec<(u64, Fault)> = faults[..5].to_vec();
     let finding = clean(Scenario::scripted(16, 3, -1, 30_000, &without_an_operator));
     assert_eq!(count(&finding, "rebuild"), 0);
