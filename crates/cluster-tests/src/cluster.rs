@@ -5,6 +5,7 @@ use crate::process::{Launch, Process};
 use crate::scenario::{Scenario, ServerKind};
 use crate::shim::{Shim, Told};
 use crate::store::Store;
+use crate::tls::Certificates;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use netsy_e2e::Client;
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tonic::transport::Endpoint;
 
+const CLUSTER_ID: &str = "cluster-tests";
 /// Where each node serves clients, peers, and its health.
 const PORTS: [u16; 3] = [2379, 2380, 8080];
 /// From a start to the first answer, on a busy machine.
@@ -68,6 +70,7 @@ pub struct Cluster {
     pub store: Store,
     /// The netsy program, for what an operator does.
     pub netsy: PathBuf,
+    certificates: Option<Certificates>,
     folder: tempfile::TempDir,
     disks: Vec<PathBuf>,
 }
@@ -90,7 +93,7 @@ impl Cluster {
         };
         let config = folder.path().join("cluster.jsonc");
         let mut text = json!({
-            "cluster_id": "cluster-tests",
+            "cluster_id": CLUSTER_ID,
             "storage": store.config(&net),
             // A history is judged by compactions that clients asked for.
             "compaction_interval": "0s",
@@ -98,7 +101,14 @@ impl Cluster {
         merge(&mut text, &scenario.config);
         std::fs::write(&config, format!("{text:#}"))?;
         let netsy = programs.netsy.clone();
-        let mut cluster = Self { kind, nodes: Vec::new(), net, store, netsy, folder, disks: Vec::new() };
+        let certificates = match scenario.tls {
+            true => {
+                let addresses: Vec<_> = (0..scenario.nodes).map(|node| net.address(Place::Node(node)).into()).collect();
+                Some(Certificates::make(&netsy, folder.path(), CLUSTER_ID, &addresses)?)
+            }
+            false => None,
+        };
+        let mut cluster = Self { kind, nodes: Vec::new(), net, store, netsy, certificates, folder, disks: Vec::new() };
         for node in 0..scenario.nodes {
             let name = name(node);
             let home = cluster.folder.path().join(&name);
@@ -149,8 +159,11 @@ impl Cluster {
             format!("--data-dir={}", data.display()),
             format!("--bind-client={client}"),
             format!("--bind-health={health}"),
-            "--insecure-loopback-only".to_owned(),
         ];
+        match &self.certificates {
+            Some(certificates) => args.extend(certificates.arguments(node)),
+            None => args.push("--insecure-loopback-only".to_owned()),
+        }
         let help = Command::new(program).args(["server", "--help"]).output()?;
         if String::from_utf8_lossy(&help.stdout).contains("--bind-peer") {
             args.push(format!("--bind-peer={peer}"));
@@ -346,7 +359,7 @@ pub async fn connect(address: SocketAddr) -> Result<Client> {
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(3));
-    Ok(Client::over(endpoint.connect().await?))
+    Ok(Client::over(crate::tls::connect(endpoint).await?))
 }
 
 fn merge(into: &mut Value, from: &Value) {

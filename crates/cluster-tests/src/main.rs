@@ -22,6 +22,7 @@ mod scenario;
 mod shim;
 mod steady;
 mod store;
+mod tls;
 mod watcher;
 mod workload;
 

@@ -28,6 +28,9 @@ pub struct Scenario {
     /// Part of the short set.
     #[serde(default)]
     pub ci: bool,
+    /// Nodes and clients speak over mutual TLS.
+    #[serde(default)]
+    pub tls: bool,
     /// Each node's data is on a disk of its own of so many MiB.
     pub disk_mib: Option<u64>,
     /// How long the clients work at least, seconds.
@@ -275,6 +278,7 @@ impl Scenario {
             store_latency_ms: 0,
             config: serde_json::Value::Null,
             ci: false,
+            tls: false,
             disk_mib: None,
             seconds: 0.0,
             workload: Workload::default(),

@@ -16,7 +16,7 @@ use std::ops::ControlFlow;
 /// Bytes that keys of a result are gathered in, so that a long one costs few allocations.
 const KEY_CHUNK_BYTES: usize = 16 << 10;
 
-/// The most results that room is made for at once.
+/// The most results that room is made for at once, unless there are several times as many already.
 const GROWTH_MAX: usize = 32 << 10;
 
 /// What a range came to.
@@ -209,7 +209,7 @@ impl RangeReader {
     fn make_room(&mut self, keys_budget: usize) {
         let wanted = keys_budget.min(self.fetch.saturating_sub(self.collected));
         if self.looked_at > 0 && self.kvs.capacity() - self.kvs.len() < wanted {
-            self.kvs.reserve_exact(wanted.max(self.kvs.len().saturating_mul(7).min(GROWTH_MAX)));
+            self.kvs.reserve_exact(growth(self.kvs.len(), wanted));
         }
     }
 
@@ -316,5 +316,30 @@ impl RangeReader {
         if self.order == SortOrder::Descend {
             self.kvs.reverse();
         }
+    }
+}
+
+/// Room for how many more is made where `len` are there and `wanted` may come. In proportion from some length on: a list
+/// of millions would be copied hundreds of times else.
+fn growth(len: usize, wanted: usize) -> usize {
+    wanted.max(len.saturating_mul(7).min(GROWTH_MAX)).max(len / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_grows_in_proportion() {
+        let (mut len, mut capacity, mut copied) = (0, 0, 0);
+        while len < 10_000_000 {
+            if capacity - len < 512 {
+                copied += len;
+                capacity = len + growth(len, 512);
+            }
+            len += 512;
+        }
+        assert!(copied < 6 * len, "{copied} copied for {len}");
+        assert!(capacity < len + len / 4 + GROWTH_MAX, "room for {capacity}, {len} are there");
     }
 }

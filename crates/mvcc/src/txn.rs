@@ -19,8 +19,7 @@ pub(crate) fn run(effects: &mut Effects<'_>, txn: &TxnRequest, values: &dyn Valu
     let mut budget = ScanBudget(store.config.txn_scan_keys_max);
     let path = Compares { store, at: before.revision, values, budget: &mut budget }.path(txn)?;
     let ops = branch(txn, &path, &mut 0);
-    check_puts(store, ops, &path, &mut 1)?;
-    check_ranges(ops, &path, &mut 1, (before.revision, before.compact))?;
+    check_ops(ops, &path, &mut 1, (before.revision, before.compact), &|put| check_put(store, put))?;
     Run { effects, values, path: &path, budget }.txn(txn, &mut 0)
 }
 
@@ -31,33 +30,25 @@ pub(crate) fn branch<'t>(txn: &'t TxnRequest, path: &Path, at: &mut usize) -> &'
     if taken { &txn.success } else { &txn.failure }
 }
 
-fn check_puts(store: &Store, ops: &[RequestOp], path: &Path, at: &mut usize) -> Result<(), Error> {
-    for op in ops {
-        match &op.request {
-            Some(Request::RequestPut(put)) => {
-                if (put.ignore_value || put.ignore_lease) && store.head_version(&put.key).is_none() {
-                    return Err(Error::KeyNotFound);
-                }
-                if put.lease != 0 && !store.lessor.contains(LeaseId(put.lease)) {
-                    return Err(Error::LeaseNotFound);
-                }
-            }
-            Some(Request::RequestTxn(txn)) => {
-                let ops = branch(txn, path, at);
-                check_puts(store, ops, path, at)?;
-            }
-            _ => {}
-        }
+/// A put's lease, then its key where that must exist.
+fn check_put(store: &Store, put: &PutRequest) -> Result<(), Error> {
+    if put.lease != 0 && !store.lessor.contains(LeaseId(put.lease)) {
+        return Err(Error::LeaseNotFound);
+    }
+    if (put.ignore_value || put.ignore_lease) && store.head_version(&put.key).is_none() {
+        return Err(Error::KeyNotFound);
     }
     Ok(())
 }
 
-/// Revisions are checked against the state before the transaction, negative ones like any other.
-pub(crate) fn check_ranges(
+/// Everything on the path, in order, against the state before the transaction: so it is told which of several things is
+/// wrong. Negative revisions are checked like any other.
+pub(crate) fn check_ops(
     ops: &[RequestOp],
     path: &Path,
     at: &mut usize,
     (current, compact): (Revision, Revision),
+    put: &dyn Fn(&PutRequest) -> Result<(), Error>,
 ) -> Result<(), Error> {
     for op in ops {
         match &op.request {
@@ -69,9 +60,10 @@ pub(crate) fn check_ranges(
                     return Err(Error::Compacted);
                 }
             }
+            Some(Request::RequestPut(request)) => put(request)?,
             Some(Request::RequestTxn(txn)) => {
                 let ops = branch(txn, path, at);
-                check_ranges(ops, path, at, (current, compact))?;
+                check_ops(ops, path, at, (current, compact), put)?;
             }
             _ => {}
         }

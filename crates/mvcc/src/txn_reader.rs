@@ -6,7 +6,7 @@ use crate::pins::Pin;
 use crate::range_reader::RangeReader;
 use crate::request::{OpResult, TxnResult};
 use crate::store::Store;
-use crate::txn::{branch, check_ranges};
+use crate::txn::{branch, check_ops};
 use crate::types::ValueSource;
 use crate::{check, is_read_only};
 use bytes::Bytes;
@@ -41,7 +41,7 @@ impl TxnReader {
         }
         let path = Compares { store, at, values, budget: &mut budget }.path(txn)?;
         let ops = branch(txn, &path, &mut 0);
-        check_ranges(ops, &path, &mut 1, (at, store.visible.compact))?;
+        check_ops(ops, &path, &mut 1, (at, store.visible.compact), &|_| Ok(()))?;
         let (mut ranges, mut lowest) = (Vec::with_capacity(ops.len()), at);
         for op in ops {
             if let Some(Request::RequestRange(range)) = &op.request {

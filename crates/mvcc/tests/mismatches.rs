@@ -405,6 +405,12 @@ fn mismatch_20_error_texts() {
         let inside = txn(vec![], vec![op(Request::RequestPut(request))], vec![]);
         assert_eq!(h.txn(inside).unwrap_err(), error);
     }
+    // Of several things that are wrong in a transaction, the first is told; of one put, its lease.
+    let future = op(Request::RequestRange(RangeRequest { revision: 99, ..range("a", "") }));
+    let lost = op(Request::RequestPut(PutRequest { lease: 5, ignore_value: true, ..put("a", "") }));
+    let told = |h: &mut Harness, ops| h.txn(txn(vec![], ops, vec![])).unwrap_err();
+    assert_eq!(told(&mut h, vec![future.clone(), lost.clone()]), Error::FutureRevision);
+    assert_eq!(told(&mut h, vec![lost, future]), Error::LeaseNotFound);
     assert_eq!(h.write(WriteRequest::DeleteRange(delete("", "z"))).unwrap_err(), Error::EmptyKey);
     assert_eq!(h.range(&range("", "z")).unwrap_err(), Error::EmptyKey);
     assert_eq!(h.store.next_position().0, 1, "nothing came of any of them");

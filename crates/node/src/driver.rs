@@ -199,7 +199,8 @@ impl Inner {
 
     fn begin_call(self: &Arc<Self>, call: CallId, what: StoreCall) {
         let node = self.clone();
-        let (abandon, abandoned) = oneshot::channel();
+        let (abandon, mut abandoned) = oneshot::channel();
+        let loads = matches!(what, StoreCall::LoadLog);
         let breakable = matches!(what, StoreCall::LoadLog | StoreCall::CreateSeal { .. });
         if breakable {
             self.driver.abandoned.lock().insert(call, abandon);
@@ -217,15 +218,22 @@ impl Inner {
                 tokio::select! {
                     result = work => result,
                     // An error: the sender was dropped, which only this task's end does.
-                    Ok(()) = abandoned => StoreResult::Unknown,
+                    Ok(()) = &mut abandoned => StoreResult::Unknown,
                 }
             } else {
                 work.await
             };
-            node.driver.abandoned.lock().remove(&call);
             if let StoreResult::Refused(why) = &result {
                 tracing::warn!(%why, "object storage refused a call");
             }
+            let pause = if loads { node.driver.log_state.pause_after(&result) } else { Duration::ZERO };
+            if !pause.is_zero() {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = &mut abandoned => {}
+                }
+            }
+            node.driver.abandoned.lock().remove(&call);
             node.engine(|engine, now| engine.handle(now, Event::StoreDone { call, result }));
         });
     }

@@ -15,6 +15,9 @@ const IDLE_PART: u32 = 8;
 /// came on average.
 const JUDGED_PART: u32 = 4;
 
+/// A call that took longer met a store that was away: its length says nothing of when clients come back.
+const CALL_MAX: Duration = Duration::from_secs(1);
+
 /// Of one uploader: its last chunk.
 #[derive(Debug, Default)]
 pub(crate) struct Gather {
@@ -35,7 +38,7 @@ struct Landed {
 impl Gather {
     /// A chunk of `carried` entries has landed after `call`, while `waiting` others had come.
     pub(crate) fn landed(&mut self, at: Instant, call: Duration, carried: usize, waiting: usize) {
-        self.landed = Some(Landed { at, call, carried, waiting });
+        self.landed = Some(Landed { at, call: call.min(CALL_MAX), carried, waiting });
     }
 
     /// How long to wait before asking again, where `waiting` entries are there, the last of them came at `arrived`, and
@@ -115,5 +118,13 @@ mod tests {
         assert_eq!(gather.wait(start + ms(7), 390, 0, Some(start + ms(7))), Some(ms(4)), "too early to tell");
         assert_eq!(gather.wait(start + ms(8), 400, 0, Some(start + ms(8))), None);
         assert_eq!(gather.wait(start + ms(8), 440, 0, Some(start + ms(8))), Some(ms(4)), "those answered come back");
+    }
+
+    #[test]
+    fn after_a_store_that_was_away_the_wait_is_short() {
+        let start = Instant::now();
+        let mut gather = Gather::default();
+        gather.landed(start, Duration::from_secs(600), 500, 500);
+        assert_eq!(gather.wait(start, 500, 0, Some(start)), Some(CALL_MAX / 16));
     }
 }

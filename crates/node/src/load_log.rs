@@ -28,15 +28,28 @@ use std::time::{Duration, Instant};
 
 /// How often progress is logged.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// Pauses before what was refused is loaded again. Somebody has to mend it, and each try reads everything before it.
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Where the object log was last seen to end, and the seal put there.
 #[derive(Default)]
 pub(crate) struct LogState {
     loaded: Mutex<Option<LogPoint>>,
     seal: Mutex<Option<(NewChunk, LogPoint)>>,
+    /// How long loading waits since it was refused.
+    pause: Mutex<Duration>,
 }
 
 impl LogState {
+    /// How long to wait before a load that came to `result` is said to be over.
+    pub(crate) fn pause_after(&self, result: &StoreResult) -> Duration {
+        let mut pause = self.pause.lock();
+        let refused = matches!(result, StoreResult::Refused(_));
+        *pause = if refused { (*pause * 2).clamp(REFUSED_PAUSE, REFUSED_PAUSE_MAX) } else { Duration::ZERO };
+        *pause
+    }
+
     /// The place after the seal `seq`, if that is what was sealed last.
     pub(crate) fn sealed(&self, seq: ChunkSeq) -> Option<LogPoint> {
         self.seal.lock().as_ref().map(|(_, after)| *after).filter(|after| after.seq == seq)

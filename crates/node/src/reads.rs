@@ -79,7 +79,7 @@ impl Node {
             let mut reader = RangeReader::new(&request, &store)?;
             let epoch = store.epoch();
             let done = reader.step(&store, first_keys.max(1))?;
-            Ok(RangePages { node: self.clone(), reader: Some(reader), done, epoch })
+            Ok(RangePages { node: self.clone(), reading: Some((reader, epoch)), done })
         };
         linearized!(self.0, request.serializable, begin())
     }
@@ -307,40 +307,40 @@ fn txn_refs<'a>(result: &'a mut TxnResult, out: &mut Vec<&'a mut KvRef>) {
     }
 }
 
-/// A range in slices, all of one revision. What it reads is not compacted away while it lives.
+/// A range in slices, all of one revision. What it reads is not compacted away until its last slice is taken.
 pub struct RangePages {
     node: Node,
-    reader: Option<RangeReader>,
+    reading: Option<(RangeReader, ReadEpoch)>,
     done: bool,
-    epoch: ReadEpoch,
 }
 
 impl RangePages {
+    /// Whether a compaction has passed what is still to be read here. Its rows stay until then.
+    pub fn is_compacted(&self) -> bool {
+        let at = self.reading.as_ref().and_then(|(reader, _)| reader.revision());
+        at.is_some_and(|at| at < self.node.0.store.read().compact_revision())
+    }
+
     /// The next slice, of at most about `keys` keys; the last one has `count` and `more`. `None`: that was all.
     pub async fn next(&mut self, keys: usize) -> Result<Option<RangeResult>, NodeError> {
         loop {
-            let Some(reader) = self.reader.as_mut() else {
+            let Some((mut reader, epoch)) = self.reading.take() else {
                 return Ok(None);
             };
-            let page = if self.done {
-                match self.reader.take() {
-                    Some(reader) => reader.finish(),
-                    None => return Ok(None),
-                }
-            } else {
-                RangeResult { kvs: reader.take_page(), ..RangeResult::default() }
-            };
-            let last = self.reader.is_none();
-            if let Some(reader) = self.reader.as_mut() {
-                self.done = reader.step(&self.node.0.store.read(), keys.clamp(1, KEYS_PER_STEP))?;
+            if self.done {
+                let mut page = reader.finish();
+                self.node.0.fill(page.kvs.iter_mut().collect(), epoch).await?;
+                return Ok(Some(page));
             }
-            if page.kvs.is_empty() && !last {
+            let mut page = RangeResult { kvs: reader.take_page(), ..RangeResult::default() };
+            self.done = reader.step(&self.node.0.store.read(), keys.clamp(1, KEYS_PER_STEP))?;
+            self.reading = Some((reader, epoch.clone()));
+            if page.kvs.is_empty() {
                 // Counting on beyond the limit.
                 tokio::task::yield_now().await;
                 continue;
             }
-            let mut page = page;
-            self.node.0.fill(page.kvs.iter_mut().collect(), self.epoch.clone()).await?;
+            self.node.0.fill(page.kvs.iter_mut().collect(), epoch).await?;
             return Ok(Some(page));
         }
     }

@@ -17,10 +17,13 @@ pub(crate) enum Boot {
 }
 
 /// Compares the database as the start before left it with what is registered. A counter is raised in the database
-/// first: one that is ahead of its registration belongs to a start that did not get further.
+/// first: one that is ahead of its registration belongs to a start that did not get further. Where another database is
+/// registered, one that was started before came after it no more than before it: the registration's counter says nothing
+/// of it, and the manifest may still name it as a voter. Only one that never started is new for certain.
 pub(crate) fn boot_state(registered: Option<&Registration>, identity: &localdb::Identity) -> Boot {
     match registered {
         Some(r) if r.incarnation == identity.incarnation && r.boot > identity.boot_counter => Boot::Behind,
+        Some(r) if r.incarnation != identity.incarnation && identity.boot_counter > 0 => Boot::Behind,
         _ => Boot::Current,
     }
 }
@@ -103,6 +106,8 @@ mod tests {
         assert_eq!(boot_state(Some(&registration(1, 5)), &identity(1, 4)), Boot::Behind);
         assert_eq!(boot_state(Some(&registration(1, 9)), &identity(1, 5)), Boot::Behind);
         assert_eq!(boot_state(Some(&registration(2, 9)), &identity(1, 0)), Boot::Current, "a wiped node");
+        // Seed 71067 of the simulator.
+        assert_eq!(boot_state(Some(&registration(2, 1)), &identity(1, 3)), Boot::Behind, "of before the wipe");
     }
 
     fn open(config: &NodeConfig) -> (localdb::Writer, localdb::Readers, localdb::Identity) {
@@ -140,5 +145,11 @@ mod tests {
         for _ in 0..3 {
             assert!(matches!(start().await, Err(StartError::Behind)));
         }
+        // Also once the node was wiped, and another database is registered.
+        localdb::LocalDb::set_aside(&config.data_dir, &folder.path().join("again")).expect("set aside");
+        start().await.expect("a wiped node");
+        localdb::LocalDb::set_aside(&config.data_dir, &folder.path().join("wiped")).expect("set aside");
+        copy_files(&backup, &config.data_dir);
+        assert!(matches!(start().await, Err(StartError::Behind)));
     }
 }

@@ -63,6 +63,9 @@ pub(crate) fn quorum_lost(status: &Status) -> Option<String> {
         // Writing into a String cannot fail.
         let _ = write!(missing, "{}{} ({why})", if missing.is_empty() { "" } else { ", " }, voter.node_id);
     }
+    if missing.is_empty() {
+        return None; // Found by an older manifest: those that it missed are no voters any more.
+    }
     let all: Vec<_> = voters.iter().map(|v| v.node_id.clone()).collect();
     Some(format!(
         "quorum lost: of the voters {} {} must answer with the database they vote with; answering: {}; missing: \

@@ -246,6 +246,7 @@ async fn send_to_follower(
     let mut sending: Option<Sending> = None;
     let mut told = LogPoint::START;
     let mut shown = node.shown.subscribe();
+    let mut logged = node.logged.subscribe();
     loop {
         // What the engine says goes first: it is small.
         while let Ok(frame) = queue.try_recv() {
@@ -267,8 +268,9 @@ async fn send_to_follower(
                 None => return,
             },
             Next::Nothing => {
-                // The commit index moved and there is nothing to tell it with.
-                if *shown.borrow_and_update() > now.commit {
+                // The commit index moved, or a chunk landed (a follower that is elected reads no chunk that it knows),
+                // and there is nothing to tell it with.
+                if *shown.borrow_and_update() > now.commit || logged.borrow_and_update().seq > told.seq {
                     let beat = node.ask_engine(|engine, _| engine.beat(stream));
                     now.commit = beat.commit;
                     if sender.send(&wire::from_primary(&ToReplica::Beat(beat), news(node, &mut told))).await.is_err() {
@@ -283,6 +285,10 @@ async fn send_to_follower(
                         Err(_) => return,
                     },
                     changed = shown.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                    changed = logged.changed() => match changed {
                         Ok(()) => continue,
                         Err(_) => return,
                     },

@@ -287,11 +287,14 @@ impl Uploader {
                 return Due::After(pause);
             }
         }
-        // What arrives from now on counts its age from now on.
-        state.since = Some(now);
         let next = tail.last_index.next();
         if state.entries.front().is_some_and(|(_, e)| e.index == next) {
-            Due::Entries(take(&mut state))
+            let taken = take(&mut state);
+            if state.entries.is_empty() {
+                // What arrives from now on counts its age from now on. What does not fit into this chunk is as old as it is.
+                state.since = Some(now);
+            }
+            Due::Entries(taken)
         } else {
             Due::Stored(next)
         }

@@ -139,6 +139,6 @@ fn the_log() {
     };
     check("append", down(primary_frame::Kind::Append(append)));
     let beat = Beat { term: 3, commit: 96, store_age_ms: Some(12), watch_floor: 5, log_end, snapshots: false };
-    check("beat", down(primary_frame::Kind::Beat(beat.clone())));
+    check("beat", down(primary_frame::Kind::Beat(beat)));
     check("beat-snapshots", down(primary_frame::Kind::Beat(Beat { snapshots: true, ..beat })));
 }

@@ -55,7 +55,7 @@ impl Default for ServerConfig {
 #[derive(Debug, Error)]
 pub enum ServerError {
     /// A port cannot be had.
-    #[error("cannot listen on {addr}: {source}; choose another address or stop what uses it")]
+    #[error("cannot listen on {addr}; choose another address or stop what uses it")]
     Bind {
         /// Which.
         addr: SocketAddr,
@@ -95,11 +95,18 @@ impl Server {
         health: Option<SocketAddr>,
         acceptor: A,
     ) -> Result<Self, ServerError> {
-        let client_listener = bind(client).await?;
-        let health_listener = match health {
-            Some(addr) => Some(bind(addr).await?),
-            None => None,
-        };
+        let ports = Ports::listen(client, health).await?;
+        Self::start_on(config, node, ports, acceptor)
+    }
+
+    /// The same on ports that are listened on already.
+    pub fn start_on<A: Acceptor>(
+        config: ServerConfig,
+        node: Node,
+        ports: Ports,
+        acceptor: A,
+    ) -> Result<Self, ServerError> {
+        let Ports { client: client_listener, health: health_listener } = ports;
         let metrics = Metrics::new()?;
         let (drain, draining) = watch::channel(false);
         let service = Arc::new(Service {
@@ -159,6 +166,25 @@ impl Server {
                 tracing::error!(%error, "a listener's task ended badly");
             }
         }
+    }
+}
+
+/// The ports of a server, listened on before there is one: whoever starts finds out at once that one of them is taken.
+/// Connections that come meanwhile wait.
+pub struct Ports {
+    client: Bound,
+    health: Option<Bound>,
+}
+
+impl Ports {
+    /// Listens for clients on `client` and, if given, for probes and scrapers on `health`.
+    pub async fn listen(client: SocketAddr, health: Option<SocketAddr>) -> Result<Self, ServerError> {
+        let client = bind(client).await?;
+        let health = match health {
+            Some(addr) => Some(bind(addr).await?),
+            None => None,
+        };
+        Ok(Self { client, health })
     }
 }
 

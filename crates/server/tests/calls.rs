@@ -223,6 +223,28 @@ async fn range_stream_adds_up_to_the_range() {
     assert_eq!(status_of(stream(&server, filtered).await), (Code::Unimplemented, text.into()));
     let text = "etcdserver: key is not provided";
     assert_eq!(status_of(stream(&server, key("")).await), (Code::InvalidArgument, text.into()));
+    let both = RangeRequest { sort_order: 2, ..key("") };
+    assert_eq!(status_of(stream(&server, both).await), (Code::InvalidArgument, text.into()));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_a_range_stream_does_not_hold_up_compaction() {
+    let server = start().await;
+    let mut kv = server.kv().await;
+    for i in 0..100 {
+        kv.put(put(&format!("k{i:04}"), vec![1; 100_000])).await.unwrap();
+    }
+    let mut unread = server.kv().await.range_stream(all()).await.unwrap().into_inner();
+    let first = unread.message().await.unwrap().and_then(|message| message.range_response);
+    assert_eq!(first.map(|slice| slice.kvs.len()), Some(10));
+    let revision = kv.put(put("k0000", "new")).await.unwrap().into_inner().header.unwrap().revision;
+    kv.compact(CompactionRequest { revision, physical: true }).await.unwrap();
+    let rest = async {
+        while unread.message().await?.is_some() {}
+        Ok(())
+    };
+    let text = "etcdserver: mvcc: required revision has been compacted";
+    assert_eq!(status_of::<()>(rest.await), (Code::OutOfRange, text.into()));
 }
 
 #[tokio::test]

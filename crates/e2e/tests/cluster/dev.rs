@@ -82,6 +82,9 @@ fn pid_in(line: &str) -> i32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_in_one_command_to_try_failover_by_hand() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let first = free_address();
     let port: u16 = first.rsplit(':').next().expect("a port").parse().expect("a port");

@@ -7,6 +7,9 @@ use tonic::Code;
 
 #[tokio::test]
 async fn the_primary_moves_on_request_and_no_write_is_lost() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
     let mut nodes = Nodes::new(3, "");
     nodes.start().await;
     nodes.await_voters(1, 3).await;
@@ -56,6 +59,9 @@ async fn the_primary_moves_on_request_and_no_write_is_lost() {
 
 #[tokio::test]
 async fn settings_are_changed_while_the_cluster_serves() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
     let mut nodes = Nodes::new(3, "");
     nodes.start().await;
     nodes.await_voters(2, 3).await;
@@ -88,6 +94,9 @@ async fn settings_are_changed_while_the_cluster_serves() {
 
 #[tokio::test]
 async fn a_node_that_is_gone_is_taken_out_and_one_that_runs_is_not() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
     let mut nodes = Nodes::new(3, "");
     nodes.start().await;
     nodes.await_voters(1, 3).await;

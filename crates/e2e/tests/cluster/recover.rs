@@ -49,6 +49,9 @@ fn kept(said: &str) -> u64 {
 
 #[tokio::test]
 async fn a_cluster_that_lost_all_its_disks_goes_on_at_an_operators_word_only() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
     let mut nodes = Nodes::new(3, &late_uploads(2));
     nodes.start().await;
     nodes.await_voters(1, 3).await;
@@ -113,6 +116,9 @@ async fn a_cluster_that_lost_all_its_disks_goes_on_at_an_operators_word_only() {
 
 #[tokio::test]
 async fn a_lone_node_that_acknowledged_from_its_own_disk_and_lost_it_goes_on_at_an_operators_word() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
     let mut nodes = Nodes::new(1, &late_uploads(1));
     nodes.start().await;
     let client = nodes.node(1).client().await;
@@ -133,6 +139,9 @@ async fn a_lone_node_that_acknowledged_from_its_own_disk_and_lost_it_goes_on_at_
 
 #[tokio::test]
 async fn a_node_that_was_given_up_and_comes_back_starts_anew() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
     let mut nodes = Nodes::new(3, &late_uploads(2));
     nodes.start().await;
     nodes.await_voters(1, 3).await;

@@ -7,6 +7,9 @@ use tonic::metadata::MetadataMap;
 
 #[tokio::test]
 async fn streams_that_want_a_leader_end_when_it_is_lost_for_long() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
     let mut nodes = Nodes::new(3, "");
     nodes.start().await;
     nodes.await_voters(1, 3).await;

@@ -173,3 +173,20 @@ async fn the_revision_survives_compaction_of_everything() {
     assert_eq!(client.range(prefix("k/")).await.expect("range").count, 0);
     assert_eq!(client.put("a", "1").await, 13);
 }
+
+#[tokio::test]
+async fn a_port_that_is_taken_ends_a_start_at_once() {
+    if Kind::under_test() != Kind::Netsy {
+        return;
+    }
+    let mut server = Server::new(Options::default());
+    let taken = std::net::TcpListener::bind(server.address()).expect("take the port");
+    server.spawn();
+    // It takes part in nothing before, so there is nothing to wait for: a stop in an election would take half a minute.
+    let ended = server.wait_for_end(std::time::Duration::from_secs(20)).await.expect("an end");
+    assert!(!ended.success());
+    let told = server.log_tail();
+    assert!(told.contains(&format!("cannot listen on {}; choose another address", server.address())), "{told}");
+    assert!(!server.has_local_database(), "it was not begun");
+    drop(taken);
+}

@@ -96,8 +96,7 @@ impl State {
                 duplicates(&txn.success)?;
                 duplicates(&txn.failure)?;
                 let chosen = choose(self.keys(), txn);
-                check_puts(self, &chosen.ops)?;
-                check_ranges(self, &chosen.ops)?;
+                check_chosen(self, &chosen.ops)?;
                 let out = run.ops(&chosen)?;
                 (run.done(), OpOut::Txn(chosen.succeeded, out))
             }
@@ -333,30 +332,20 @@ fn holds_for(kv: &Kv, c: &Compare) -> bool {
     }
 }
 
-fn check_puts(state: &State, ops: &[ChosenOp]) -> Result<(), Error> {
+fn check_chosen(state: &State, ops: &[ChosenOp]) -> Result<(), Error> {
     for op in ops {
         match op {
-            ChosenOp::Put(put) => {
-                if (put.ignore_value || put.ignore_lease) && !state.keys().contains_key(&put.key[..]) {
-                    return Err(Error::KeyNotFound);
-                }
-                if put.lease != 0 && !state.leases.contains_key(&put.lease) {
-                    return Err(Error::LeaseNotFound);
-                }
+            ChosenOp::Put(put) if put.lease != 0 && !state.leases.contains_key(&put.lease) => {
+                return Err(Error::LeaseNotFound);
             }
-            ChosenOp::Txn(chosen) => check_puts(state, &chosen.ops)?,
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn check_ranges(state: &State, ops: &[ChosenOp]) -> Result<(), Error> {
-    for op in ops {
-        match op {
+            ChosenOp::Put(put)
+                if (put.ignore_value || put.ignore_lease) && !state.keys().contains_key(&put.key[..]) =>
+            {
+                return Err(Error::KeyNotFound);
+            }
             ChosenOp::Range(r) if r.revision > state.revision() => return Err(Error::FutureRevision),
             ChosenOp::Range(r) if r.revision != 0 && r.revision < state.compact => return Err(Error::Compacted),
-            ChosenOp::Txn(chosen) => check_ranges(state, &chosen.ops)?,
+            ChosenOp::Txn(chosen) => check_chosen(state, &chosen.ops)?,
             _ => {}
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! What an organisation's own CA issues serves as well: all that counts is the URI in it (`netsy_peer::Identity`).
 
+use super::node_client::say;
 use crate::config;
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::{Args, Subcommand};
@@ -87,8 +88,7 @@ pub fn run(command: CertsCommand) -> anyhow::Result<()> {
         CertsCommand::Node(args) => make_node(args)?,
         CertsCommand::Client(args) => make_client(args)?,
     };
-    println!("{text}");
-    Ok(())
+    say(&format!("{text}\n"))
 }
 
 fn make_ca(args: CaArgs) -> anyhow::Result<String> {

@@ -1,6 +1,7 @@
 //! `netsy dev`: one command, one folder; one node, or a cluster of several.
 
 use super::dev_nodes::{self, Cluster};
+use super::node_client::say;
 use super::run_node::{self, Listen, Started};
 use crate::config;
 use crate::logs::{self, LogArgs};
@@ -113,7 +114,7 @@ fn write_cluster_file(args: &DevArgs, data_dir: &Path, store: &Path) -> anyhow::
 
 fn print_welcome(started: &Started, data_dir: &std::path::Path) {
     let Started { client, survives, .. } = started;
-    println!(
+    let text = format!(
         "netsy {version}: one node for development, speaking the etcd v3 API on {client}\n\
          \n\
          \x20 object store   {store}    the permanent copy of everything\n\
@@ -125,9 +126,13 @@ fn print_welcome(started: &Started, data_dir: &std::path::Path) {
          \x20     etcdctl --endpoints={client} get hello\n\
          \x20     netsy dev --nodes 3    instead of this one: a cluster, to try failover by hand\n\
          \n\
-         Ctrl-C stops it; the same command goes on where it was.",
+         Ctrl-C stops it; the same command goes on where it was.\n",
         version = env!("CARGO_PKG_VERSION"),
         store = data_dir.join("store").display(),
         node = data_dir.join("node").display(),
     );
+    // The node serves all the same where nobody reads this.
+    if let Err(error) = say(&text) {
+        tracing::warn!("{error:#}");
+    }
 }

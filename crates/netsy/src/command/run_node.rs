@@ -6,7 +6,7 @@ use netsy_api::ids::NodeId;
 use netsy_node::{Ended, Node, NodeConfig, PeerListen};
 use netsy_objects::{Buckets, StorageConfig};
 use netsy_peer::tls::{RELOAD_INTERVAL, TlsStore};
-use netsy_server::{Mutual, Server, ServerConfig};
+use netsy_server::{Mutual, Plain, Ports, Server, ServerConfig};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,6 +131,8 @@ async fn serve(
     // Before anything slow, so that no signal is missed.
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    // Before the node takes part in anything: a port that is taken ends it without a trace.
+    let ports = Ports::listen(listen.client, listen.health).await?;
     let (buckets, sqlite_vfs) = open_storage(&cluster.storage, data_dir).await?;
     let peers = match listen.peer {
         Some(addr) => {
@@ -171,18 +173,13 @@ async fn serve(
         ..ServerConfig::default()
     };
     let started = match &listen.tls {
-        None => Server::start(limits, node.clone(), listen.client, listen.health).await,
-        Some(tls) => {
-            let acceptor = Mutual::new(tls.clients());
-            Server::start_with(limits, node.clone(), listen.client, listen.health, acceptor).await
-        }
+        None => Server::start_on(limits, node.clone(), ports, Plain),
+        Some(tls) => Server::start_on(limits, node.clone(), ports, Mutual::new(tls.clients())),
     };
     let server = match started {
         Ok(server) => server,
         Err(error) => {
-            if let Err(problem) = node.stop().await {
-                tracing::warn!(%problem, "stopping");
-            }
+            node.finish().await;
             return Err(error.into());
         }
     };
@@ -190,9 +187,7 @@ async fn serve(
     let mut announce = Some(announce);
     let ended = loop {
         tokio::select! {
-            _ = terminate.recv() => break None,
-            _ = interrupt.recv() => break None,
-            ended = node.ended() => break Some(ended),
+            biased; // Whether it has served is known before a signal is looked at.
             served = node.serving(), if announce.is_some() => {
                 let Some(announce) = announce.take().filter(|_| served.is_ok()) else { continue };
                 let started = Started { client, survives: node.survives().unwrap_or_default() };
@@ -200,9 +195,17 @@ async fn serve(
                 announce(&started);
                 tracing::info!(client = %client, revision = node.revision().0, "ready to serve client requests");
             }
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            ended = node.ended() => break Some(ended),
         }
     };
     match ended {
+        // Nobody was answered anything, and nobody else is there to take over: as if it had not been started.
+        None if announce.is_some() && !node.has_company() => {
+            node.finish().await;
+            bail!("stopped before it served");
+        }
         None => {
             if node.has_company() {
                 tracing::info!("stopping: other nodes take over, then requests under way are finished");

@@ -5,8 +5,10 @@ pub mod values;
 
 pub use reader::{Effective, Source};
 
+use jsonc_parser::ast::Value as Ast;
 use netsy_objects::{Encryption, Provider, StorageConfig};
 use reader::Reader;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,9 +77,32 @@ pub fn value(text: &str) -> Result<serde_json::Value, String> {
         allow_comments: true,
         allow_trailing_commas: true,
         allow_loose_object_property_names: false,
-        ..Default::default()
+        allow_missing_commas: false,
+        allow_single_quoted_strings: false,
+        allow_hexadecimal_numbers: false,
+        allow_unary_plus_numbers: false,
+        allow_bare_decimal_point_numbers: false,
+        allow_non_finite_numbers: false,
+        allow_extended_string_escapes: false,
     };
-    jsonc_parser::parse_to_serde_value(text, &options).map_err(|e| format!("not valid JSON: {e}"))
+    let invalid = |e| format!("not valid JSON: {e}");
+    let root = jsonc_parser::parse_to_serde_value(text, &options).map_err(invalid)?;
+    let tree = jsonc_parser::parse_to_ast(text, &Default::default(), &options).map_err(invalid)?;
+    match tree.value.and_then(|tree| given_twice(&tree, "")) {
+        Some(key) => Err(format!("{key}: is given twice: keep one of them")),
+        None => Ok(root),
+    }
+}
+
+/// A key, by its whole path, of which an object has two.
+fn given_twice(value: &Ast<'_>, path: &str) -> Option<String> {
+    let Ast::Object(object) = value else { return None };
+    let mut seen = BTreeSet::new();
+    object.properties.iter().find_map(|property| {
+        let name = property.name.as_str();
+        let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+        if seen.insert(name) { given_twice(&property.value, &path) } else { Some(path) }
+    })
 }
 
 /// Reads and checks the text of a cluster file.
@@ -137,6 +162,13 @@ fn read(root: &serde_json::Value) -> Result<Loaded, Vec<String>> {
     if config.read_lease > Duration::from_secs(60) {
         r.refuse("replication.read_lease", "must be at most \"60s\": a new Primary waits that long before it serves");
     }
+    if config.copies_min > config.keys.voters_max {
+        let (copies_min, voters_max) = (config.copies_min, config.keys.voters_max);
+        warnings.push(format!(
+            "replication.copies_min {copies_min} is more than replication.voters_max, {voters_max}: every write goes to object \
+             storage before it is acknowledged"
+        ));
+    }
     let effective = r.finish()?;
     Ok(Loaded { config, effective, warnings })
 }
@@ -174,7 +206,8 @@ fn read_chunk_age(r: &mut Reader<'_>) -> Duration {
 }
 
 fn read_storage(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> StorageConfig {
-    let provider = match r.one_of("storage.provider", "s3", &["s3", "gcs", "file"]).as_str() {
+    let name = r.one_of("storage.provider", "s3", &["s3", "gcs", "file"]);
+    let provider = match name.as_str() {
         "gcs" => Provider::Gcs,
         "file" => Provider::File,
         _ => Provider::S3,
@@ -195,6 +228,22 @@ fn read_storage(r: &mut Reader<'_>, warnings: &mut Vec<String>) -> StorageConfig
             r.refuse("storage.bucket_name", "is empty: set the bucket the cluster keeps its data in");
         }
         _ => {}
+    }
+    let unused = match provider {
+        Provider::File => [
+            ("storage.bucket_name", !storage.bucket.is_empty()),
+            ("storage.endpoint", storage.endpoint.is_some()),
+            ("storage.region", storage.region.is_some()),
+        ],
+        Provider::Gcs => [
+            ("storage.path", !storage.path.as_os_str().is_empty()),
+            ("storage.region", storage.region.is_some()),
+            ("storage.path_style", storage.path_style.is_some()),
+        ],
+        Provider::S3 => [("storage.path", !storage.path.as_os_str().is_empty()), ("", false), ("", false)],
+    };
+    for (key, _) in unused.iter().filter(|(_, given)| *given) {
+        warnings.push(format!("{key} has no use with storage.provider {name:?}: remove it"));
     }
     let classes = if provider == Provider::Gcs { GCS_CLASSES } else { S3_CLASSES };
     let class = r.one_of("storage.class", "STANDARD", classes);

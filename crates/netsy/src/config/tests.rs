@@ -30,6 +30,24 @@ fn comments_and_trailing_commas_are_allowed() {
 }
 
 #[test]
+fn nothing_else_that_is_no_json_is() {
+    for text in [
+        r#"{"cluster_id": "a" "storage": {"bucket_name": "b"}}"#,
+        r#"{'cluster_id': "a", "storage": {"bucket_name": "b"}}"#,
+        r#"{"cluster_id": "a", "storage": {"bucket_name": "b"}, "replication": {"quorum": +1}}"#,
+        r#"{"cluster_id": "a", "storage": {"bucket_name": "b"}, "replication": {"quorum": 0x1}}"#,
+    ] {
+        assert!(problems(text)[0].starts_with("not valid JSON"), "{text}");
+    }
+}
+
+#[test]
+fn a_key_given_twice_is_named() {
+    let twice = problems(r#"{"cluster_id": "a", "storage": {"bucket_name": "b", "region": "r", "bucket_name": "c"}}"#);
+    assert_eq!(twice, ["storage.bucket_name: is given twice: keep one of them"]);
+}
+
+#[test]
 fn an_unknown_key_names_the_nearest_known_one() {
     let p = problems(
         r#"{ "cluster_id": "a", "storage": { "bucket_name": "b", "key_prefx": "x" }, "compaction_intervall": "5m" }"#,
@@ -67,6 +85,19 @@ fn rules_between_keys() {
     let slow =
         parse(r#"{ "cluster_id": "a", "storage": { "bucket_name": "b", "class": "STANDARD_IA" } }"#).expect("valid");
     assert_eq!(slow.warnings.len(), 1);
+}
+
+#[test]
+fn what_has_no_use_is_told() {
+    let unused = parse(
+        r#"{ "cluster_id": "a", "storage": { "provider": "file", "path": "d", "bucket_name": "b" },
+             "replication": { "copies_min": 9 } }"#,
+    );
+    let warnings = unused.expect("valid").warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with("storage.bucket_name has no use with storage.provider \"file\""));
+    assert!(warnings[1].starts_with("replication.copies_min 9 is more than replication.voters_max, 5"));
+    assert_eq!(parse(MINIMAL).expect("valid").warnings, Vec::<String>::new());
 }
 
 proptest::proptest! {

@@ -257,10 +257,10 @@ impl State {
     }
 
     fn try_create(&mut self, slot: u32, new: &NewWatch, revision: Revision, now: Instant) -> Result<u32, CreateError> {
-        let range = watched(&new.key, &new.range_end).ok_or(CreateError::RangeEmpty)?;
         if new.start_revision < 0 {
             return Err(CreateError::StartNegative);
         }
+        let range = watched(&new.key, &new.range_end).ok_or(CreateError::RangeEmpty)?;
         let uid = self.uid();
         let Some(stream) = self.streams.get_mut(slot as usize).and_then(Option::as_mut) else {
             return Err(CreateError::DuplicateId);

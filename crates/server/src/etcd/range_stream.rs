@@ -11,10 +11,18 @@ use crate::grpc::streaming::{CallContext, RequestStream, ResponseSink, server_st
 use netsy_api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use netsy_api::etcdserverpb::{RangeRequest, RangeStreamResponse};
 use netsy_mvcc::RangeResult;
+use netsy_node::{NodeError, RangePages};
+use std::pin::pin;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Keys in the first slice: enough to learn how large they are.
 const FIRST_KEYS: usize = 10;
+/// How long a stream goes on once a compaction has passed its revision: until then the rows it reads stay where they
+/// are, and whoever waits for the physical compaction waits for the slowest client.
+const COMPACTED_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether one has, while a client does not take what it asked for.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// The most keys in one slice.
 const KEYS_MAX: usize = 100_000;
 
@@ -35,6 +43,7 @@ pub(super) async fn range_stream(
     let mut pages = until(deadline, timed_out, pages).await?.map_err(status)?;
     let mut keys = FIRST_KEYS;
     let mut page = pages.next(keys).await.map_err(status)?;
+    let mut compacted = None;
     while let Some(mut slice) = page {
         keys = next_keys(keys, &slice, service.request_bytes_max);
         page = pages.next(keys).await.map_err(status)?;
@@ -46,17 +55,35 @@ pub(super) async fn range_stream(
             Some(service.header_at(slice.header_revision, service.node.term()))
         };
         let message = RangeStreamResponse { range_response: Some(range_message(header, &slice)) };
-        tokio::select! {
-            biased;
-            sent = sink.send(&message) => sent?,
-            () = context.draining() => return Err(server_stopped()),
+        let mut sending = pin!(sink.send(&message));
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => break sent?,
+                () = context.draining() => return Err(server_stopped()),
+                () = tokio::time::sleep(LOOK_PAUSE) => {}
+            }
+            give_up_if_compacted(&pages, &mut compacted)?;
         }
+        give_up_if_compacted(&pages, &mut compacted)?;
         service.metrics.sent(Rpc::RangeStream);
     }
     Ok(())
 }
 
+/// `since`: when it was first seen that what is read is compacted.
+fn give_up_if_compacted(pages: &RangePages, since: &mut Option<Instant>) -> Result<(), Status> {
+    if !pages.is_compacted() {
+        return Ok(());
+    }
+    let since = *since.get_or_insert_with(Instant::now);
+    if since.elapsed() < COMPACTED_MAX { Ok(()) } else { Err(status(NodeError::Mvcc(netsy_mvcc::Error::Compacted))) }
+}
+
 fn check(request: &RangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(Status::new(Code::InvalidArgument, "etcdserver: key is not provided"));
+    }
     let plain = request.sort_order == SortOrder::None as i32
         || (request.sort_order == SortOrder::Ascend as i32 && request.sort_target == SortTarget::Key as i32);
     if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
