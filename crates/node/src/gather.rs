@@ -125,6 +125,6 @@ mod tests {
         let start = Instant::now();
         let mut gather = Gather::default();
         gather.landed(start, Duration::from_secs(600), 500, 500);
-        assert_eq!(gather.wait(start, 500, 0, Some(start)), Some(CALL_MAX / 16));
+        assert_eq!(gather.wait(start, 500, 0, Some(start)), Some(CALL_MAX / IDLE_PART));
     }
 }

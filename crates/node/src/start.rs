@@ -3,7 +3,7 @@
 use crate::clock::boot_millis;
 use crate::config::NodeConfig;
 use crate::driver;
-use crate::error::NodeError;
+use crate::error::{NodeError, Unavailable};
 use crate::failpoint;
 use crate::load;
 use crate::load_log;
@@ -160,7 +160,15 @@ impl Node {
 
     /// Waits until this node answers linearizable reads: it leads, or follows a Primary and is up to date.
     pub async fn serving(&self) -> Result<(), NodeError> {
-        self.read_index().await
+        self.read_index().await?;
+        // Answers name the term and the leader, which this node takes over from the engine a moment later.
+        let mut leader = self.0.leader.subscribe();
+        tokio::select! {
+            known = leader.wait_for(|leader| leader.primary.is_some()) => {
+                known.map(|_| ()).map_err(|_| Unavailable::Stopped.into())
+            }
+            () = self.0.wait_ended() => Err(Unavailable::Stopped.into()),
+        }
     }
 }
 
