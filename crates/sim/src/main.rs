@@ -4,7 +4,7 @@
 //! before), `netsy-sim --seed 7 [--mutant NAME] [--trace]`, `netsy-sim --mutants --seeds 1..600`
 
 use netsy_protocol::mutant::Mutant;
-use netsy_sim::rare::{RUNS_MIN, unreached};
+use netsy_sim::rare::unreached;
 use netsy_sim::run::{Finding, run};
 use netsy_sim::scenario::Scenario;
 use std::collections::BTreeMap;
@@ -148,8 +148,8 @@ impl Sweep {
             println!("  {n:>10} {what}");
         }
         let mut whole = self.failed.is_empty();
-        if all_paths && self.runs >= RUNS_MIN {
-            for path in unreached(&self.counters) {
+        if all_paths {
+            for path in unreached(self.runs, &self.counters) {
                 println!("rare path not reached: {path}");
                 whole = false;
             }
