@@ -13,6 +13,7 @@ mod connection;
 mod dial;
 pub mod engine_wire;
 mod error;
+pub mod framing;
 mod handler;
 mod hub;
 mod identity;

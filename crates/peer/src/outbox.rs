@@ -5,6 +5,7 @@
 //! whose first byte was not taken was never sent.
 
 use crate::error::{Lost, SendError};
+use crate::framing::PREFIX_BYTES;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::poll_fn;
 use h2::SendStream;
@@ -16,8 +17,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::Notify;
 
-/// Flag byte and length before each message, as gRPC has it.
-pub(crate) const PREFIX_BYTES: usize = 5;
 /// A body of at least this size is queued as it is; a smaller one is copied behind its head, as a frame
 /// of its own would cost more.
 const APART_BYTES: usize = 4 << 10;

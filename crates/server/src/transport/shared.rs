@@ -116,8 +116,11 @@ impl HeldBytes {
     }
 
     pub(crate) fn release(&mut self) {
-        self.shared.partial_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.bytes = 0;
+        // Most messages come whole.
+        if self.bytes > 0 {
+            self.shared.partial_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.bytes = 0;
+        }
     }
 }
 
