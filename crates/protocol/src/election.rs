@@ -241,6 +241,7 @@ impl Engine {
         let (index_only, any_one, one_less) =
             (mutant!(self, PickByIndexOnly), mutant!(self, PickAnyPromiser), mutant!(self, ElectionQuorumMinusOne));
         let by_name = mutant!(self, IgnoreIncarnation);
+        let comes_back = mutant!(self, GivenUpComesBack);
         let me = self.me.node_id.clone();
         let Some(election) = &mut self.election else { return };
         if election.step != Step::Asking {
@@ -297,10 +298,14 @@ impl Engine {
         {
             among = narrow;
         }
+        // R12: what an earlier recovery gave up is nothing to be ahead by.
+        let given_up = election.manifest.recovered.filter(|_| !comes_back);
+        let kept = |end: Run| given_up.map_or(end, |recovered| recovered.kept_of(end));
         // The greatest (last entry's term, last index); among equals the wished one, and rather not the Elector itself.
         let rank = |p: &&Promise| {
             let wished = election.prefer.as_ref() == Some(&p.process.node_id);
-            let end = if index_only { Run { term: Term(0), ..p.end } } else { p.end };
+            let end = kept(p.end);
+            let end = if index_only { Run { term: Term(0), ..end } } else { end };
             let end = if any_one { Run::default() } else { end };
             (
                 (end.term, end.last_index),
@@ -309,7 +314,7 @@ impl Engine {
             )
         };
         let Some(best) = among.into_iter().max_by_key(rank).cloned() else { return };
-        let recovered = Recovered { term: election.term, index: best.end.last_index };
+        let recovered = Recovered { term: election.term, index: kept(best.end).last_index };
         let mut new = election.manifest.clone();
         new.term = election.term;
         new.previous = Some(new.primary.clone());

@@ -211,7 +211,7 @@ impl Engine {
             if self.log.runs().term_at(after.next()).is_some_and(|t| t >= term) {
                 return self.close_stream(RETRY_MAX);
             }
-            if !self.cut(after) {
+            if !self.cut(after, term) {
                 return;
             }
         }
@@ -231,8 +231,9 @@ impl Engine {
         self.ask_read_index();
     }
 
-    /// Deletes what is after `after`, unless that was shown (R7). False: this node goes on no more.
-    pub(crate) fn cut(&mut self, after: LogIndex) -> bool {
+    /// Deletes what is after `after`, as the log of `told` differs there, unless it was shown (R7). False: nothing was
+    /// deleted, and this node goes on no more, or not before it has read the manifest of that term.
+    pub(crate) fn cut(&mut self, after: LogIndex, told: Term) -> bool {
         let visible = self.log.visible();
         if after < visible {
             let first = after.next();
@@ -240,7 +241,14 @@ impl Engine {
             let text = format!(
                 "entry {first} of term {term} was shown as committed (up to {visible}), and is not in the log that the cluster goes on with"
             );
-            let recovered = self.follower.recovered.or(self.manifest.as_ref().and_then(|m| m.recovered));
+            let learned = self.manifest.as_ref();
+            let recovered = self.follower.recovered.max(learned.and_then(|m| m.recovered));
+            let welcomed = self.follower.stream.as_ref().is_some_and(|s| s.term >= told);
+            if !welcomed && learned.is_none_or(|m| m.term < told) && !mutant!(self, HaltUnlearned) {
+                // R12: the object log alone does not say whether an operator gave this up.
+                self.learn();
+                return false;
+            }
             if recovered.is_some_and(|recovered| term < recovered.term) && !mutant!(self, HaltOnRecovered) {
                 // R12: an operator gave it up.
                 self.fail_everything();
@@ -269,7 +277,7 @@ impl Engine {
         };
         if let Some(after) = merge.truncate_after {
             let conflicting = self.log.runs().term_at(after.next());
-            if conflicting.is_none_or(|t| t >= append.term) || !self.cut(after) {
+            if conflicting.is_none_or(|t| t >= append.term) || !self.cut(after, append.term) {
                 return self.close_stream(RETRY);
             }
         }
@@ -290,7 +298,7 @@ impl Engine {
     fn truncate_for_old_message(&mut self, append: &Append) {
         let end = append.last().last_index;
         if self.log.promised() == append.term && end < self.log.end().last_index && end >= self.log.visible() {
-            self.cut(end);
+            self.cut(end, append.term);
         }
     }
 
@@ -374,8 +382,8 @@ impl Engine {
             None => {}
         }
         let taken = match piece {
-            LogPiece::Chunks { prev, runs, .. } => self.take_chunks(prev, &runs),
-            LogPiece::Snapshot { runs, .. } => self.take_snapshot(runs),
+            LogPiece::Chunks { prev, runs, .. } => self.take_chunks(prev, &runs, chunk_term),
+            LogPiece::Snapshot { runs, .. } => self.take_snapshot(runs, chunk_term),
         };
         if !taken {
             self.out.push_back(Command::Abandon(call));
@@ -386,7 +394,7 @@ impl Engine {
     }
 
     /// R7, against the object log: deletes only from where the two differ in term.
-    fn take_chunks(&mut self, prev: Run, runs: &[Run]) -> bool {
+    fn take_chunks(&mut self, prev: Run, runs: &[Run], told: Term) -> bool {
         let Some(mut merge) = self.log.merge(prev, runs) else { return false };
         if mutant!(self, ReconcileAlwaysTruncates) && merge.store_from.is_none() {
             let last = runs.last().map_or(prev.last_index, |r| r.last_index);
@@ -395,7 +403,7 @@ impl Engine {
             }
         }
         if let Some(after) = merge.truncate_after
-            && !self.cut(after)
+            && !self.cut(after, told)
         {
             return false;
         }
@@ -409,13 +417,13 @@ impl Engine {
         }
     }
 
-    fn take_snapshot(&mut self, runs: Runs) -> bool {
+    fn take_snapshot(&mut self, runs: Runs, told: Term) -> bool {
         let met = with_object_log(self.log.runs(), &runs);
         if met.fetch_from.is_none() {
             return true; // The own log has all of it, and maybe more.
         }
         if met.common < self.log.visible() && met.delete_from.is_some() {
-            return self.cut(met.common);
+            return self.cut(met.common, told);
         }
         let op = self.log.install(runs, met.common);
         self.follower.verified = self.follower.verified.min(met.common);

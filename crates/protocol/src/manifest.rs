@@ -4,6 +4,7 @@
 //! from. The driver keeps the store's own version of what it read, and fields this program does not know.
 
 use crate::quorum::{QuorumRule, Voter};
+use crate::reconcile::Run;
 use netsy_api::ids::{Incarnation, LogIndex, NodeId, Nonce, Session, Term};
 use std::collections::BTreeMap;
 
@@ -26,12 +27,20 @@ impl ProcessId {
 }
 
 /// An operator said that voters are gone for good (R12).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Recovered {
     /// The term that began from what was left.
     pub term: Term,
     /// The last entry of what was left.
     pub index: LogIndex,
+}
+
+impl Recovered {
+    /// A node's log that ends with `end`, without what was given up: entries of terms before the recovery that are
+    /// after what it went on with.
+    pub(crate) fn kept_of(&self, end: Run) -> Run {
+        if end.term < self.term { Run { last_index: end.last_index.min(self.index), ..end } } else { end }
+    }
 }
 
 /// `cluster.json`.

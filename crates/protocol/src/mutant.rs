@@ -84,6 +84,8 @@ mutants! {
     ReleasedLeaseUsed "R9: a lease that was given up for ever is used again while the manifest says so";
     ReadsUnverified "R9 and R12: a replica answers from what it shows, though it was not compared with the Primary's log since that Primary's term began";
     HaltOnRecovered "R12: a node whose log holds what an operator gave up halts";
+    GivenUpComesBack "R12: a node with entries that an operator gave up is elected for them, and goes on with them";
+    HaltUnlearned "R12: a node that differs from the object log halts before it has read whether an operator gave that up";
     UnprovenAnswers "R9, driver: an answer that made no entry leaves unproven";
     ProofAlone "R8 and R9, driver: an answer that saw what is not committed leaves once this is proven to be the Primary";
     ReadsBeforeShown "R9, driver: a proven read is answered before this node shows its index";

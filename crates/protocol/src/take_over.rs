@@ -74,7 +74,20 @@ impl Engine {
             return self.retry_later(RETRY, false);
         };
         (primary.seq, primary.uploaded) = end.map_or((ChunkSeq(0), LogIndex(0)), |end| (end.seq, end.last_index));
-        self.create_seal();
+        if self.drop_given_up(term) {
+            self.create_seal();
+        }
+    }
+
+    /// R12: what a recovery gave up does not come back, though the one node that has it is the next Primary: entries
+    /// of terms before the recovery that are neither in the object log, which the first Primary after it put all of its
+    /// own into (R4), nor in what that one was elected with. False: this node goes on no more.
+    fn drop_given_up(&mut self, term: Term) -> bool {
+        let Some(primary) = self.primary.as_ref() else { return false };
+        let Some(recovered) = primary.manifest.recovered else { return true };
+        let kept = primary.uploaded.max(recovered.index);
+        let given_up = self.log.runs().term_at(kept.next()).is_some_and(|first| first < recovered.term);
+        !given_up || mutant!(self, GivenUpComesBack) || self.cut(kept, term)
     }
 
     fn retry_later(&mut self, pause: Millis, seal: bool) {

@@ -182,6 +182,7 @@ impl World {
             return false;
         }
         self.count("recovery asked for");
+        self.truth.recovery_asked = true;
         self.log(alive, || format!("recover without {lost:?}"));
         self.tell(alive, Event::Recover { lost });
         true

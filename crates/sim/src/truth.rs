@@ -14,6 +14,8 @@ pub struct Truth {
     pub entries: Vec<Arc<Entry>>,
     /// The object log's entries.
     pub objects: Vec<Arc<Entry>>,
+    /// An operator gave voters up (R12).
+    pub recovery_asked: bool,
     /// A recovery by an operator (R12) after which nobody led yet, and when the first such landed.
     pub recovered: Option<(Recovered, u64)>,
     /// What was shown and lost by a recovery, as it was, and when that recovery landed.
@@ -48,14 +50,16 @@ impl Truth {
         }
     }
 
-    /// A Primary of `term` begins to serve with a log that ends at `end`. If it is the first one since an operator gave
-    /// voters up (R12), what was shown beyond that is lost; nothing may be lost later.
-    pub fn leads(&mut self, term: Term, end: usize) {
+    /// A Primary of `term` begins to serve with `log`. If it is the first one since an operator gave voters up (R12),
+    /// what was shown and is not in there is lost; nothing may be lost later.
+    pub fn leads(&mut self, term: Term, log: &[Arc<Entry>]) {
         let Some((_, at)) = self.recovered.take_if(|(recovered, _)| recovered.term <= term) else { return };
-        if self.entries.len() > end {
+        // An end that was never committed may stand where other entries were.
+        let same = self.entries.iter().zip(log).take_while(|(shown, own)| shown == own).count();
+        if self.entries.len() > same {
             self.count("recovery lost entries");
             self.lost.push((self.entries.clone(), at));
-            self.entries.truncate(end);
+            self.entries.truncate(same);
         }
     }
 
@@ -92,6 +96,9 @@ impl Truth {
         let Some(before) = before else { return };
         // By term: its index is corrected once R4 tells.
         if let Some(recovered) = new.recovered.filter(|new| before.recovered.map(|r| r.term) != Some(new.term)) {
+            if !self.recovery_asked {
+                self.breach(format!("voters were given up in term {}, and no operator asked for it", recovered.term));
+            }
             // Of several that nobody led after, the first one ended what was before.
             let at = self.recovered.map_or(self.now, |(_, at)| at);
             self.recovered = Some((recovered, at));

@@ -47,6 +47,11 @@ impl World {
             }
         }
         process.store.set_visible(index);
+        let status = process.engine.status(0);
+        if status.role != netsy_protocol::status::Role::Replica {
+            // It is about to lead.
+            self.truth.leads(status.term, &process.mem);
+        }
         for entry in process.mem.iter().take(index.0 as usize).skip(before.0 as usize) {
             self.truth.shown(&name, entry);
         }
@@ -98,10 +103,10 @@ impl World {
         }
         process.store.lease_extend_all(now);
         process.leading = Some(term);
-        let end = process.mem.len();
         process.engine.handle(now, Event::Leading(term));
+        let log = process.mem.clone();
         self.count("leads");
-        self.truth.leads(term, end);
+        self.truth.leads(term, &log);
         self.drain(slot);
         self.write_soon(slot);
     }

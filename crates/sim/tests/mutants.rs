@@ -48,7 +48,7 @@ const SEEDS: &[(Mutant, &[u64])] = &[
     (Mutant::OverwriteChunks, &[2, 3, 4, 7]),
     (Mutant::ProofAlone, &[47, 130, 144, 196, 308, 390]),
     (Mutant::ReadBeforeReady, &[1, 4, 6, 7]),
-    (Mutant::RecoverByTimer, &[1163]),
+    (Mutant::RecoverByTimer, &[1, 4, 10, 15]),
     (Mutant::ReplicaAheadOfPrimary, &[1, 2, 3, 4, 5]),
     (Mutant::ResumeTerm, &[76, 78, 122, 151]),
     (Mutant::RowsGoBeforeLogged, &[1, 3, 4, 5]),
@@ -93,6 +93,8 @@ const SCRIPTED: &[Mutant] = &[
     Mutant::OldManifestMeansFailed,
     Mutant::AbaEtag,
     Mutant::ReadsUnverified,
+    Mutant::GivenUpComesBack,
+    Mutant::HaltUnlearned,
     // In the unit test of `background.rs`.
     Mutant::FoldUnchecked,
     // In `scenarios.rs`.

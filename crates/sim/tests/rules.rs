@@ -6,7 +6,7 @@ use netsy_protocol::command::{Command, LocalOp, StoreCall};
 use netsy_protocol::config::{RegisteredNode, Settings, Start, Stored};
 use netsy_protocol::engine::{Creating, Engine};
 use netsy_protocol::event::{CallId, ChunkFact, Event, LocalSeq, LogPiece, StoreResult, StreamId};
-use netsy_protocol::manifest::{ElectorLock, Manifest, ProcessId};
+use netsy_protocol::manifest::{ElectorLock, Manifest, ProcessId, Recovered};
 use netsy_protocol::message::{Append, Hello, Message, NodeReport, Receipt, ToPrimary, ToReplica, Welcome};
 use netsy_protocol::mutant::Mutant;
 use netsy_protocol::quorum::Voter;
@@ -709,7 +709,19 @@ fn no_lease_while_a_change_is_undecided() {
 
 /// n0 holds the lock and finds that n1, the Primary of term 5, is gone. The others promise, with these ends.
 fn election(mutant: Option<Mutant>, quorum: i32, own: &[(u64, u64)], promises: &[(u8, Run)]) -> Bench {
-    let mut bench = Bench::with(manifest(5, 1, &[0, 1, 2, 3], quorum), own, 5, mutant, |bench| bench.elector = true);
+    election_with(mutant, quorum, own, promises, |_| {})
+}
+
+fn election_with(
+    mutant: Option<Mutant>,
+    quorum: i32,
+    own: &[(u64, u64)],
+    promises: &[(u8, Run)],
+    adjust: impl FnOnce(&mut Manifest),
+) -> Bench {
+    let mut manifest = manifest(5, 1, &[0, 1, 2, 3], quorum);
+    adjust(&mut manifest);
+    let mut bench = Bench::with(manifest, own, 5, mutant, |bench| bench.elector = true);
     assert!(bench.engine.status(bench.now).is_elector);
     bench.tell(Event::PeerDown(node(1)));
     let sent = |bench: &Bench, want: fn(&Message) -> Option<u64>| {
@@ -762,6 +774,71 @@ fn the_greatest_term_then_index_is_elected() {
     });
     // Among equals rather not the Elector itself.
     assert_ne!(elected(None, &[(1, 10)], &[(2, run(1, 10)), (3, run(1, 10))]), Some(process(0)));
+}
+
+/// R12: an operator gave voters up in the term before this one; what was left ended at entry 12.
+fn recovered(manifest: &mut Manifest) {
+    manifest.recovered = Some(Recovered { term: Term(4), index: LogIndex(12) });
+}
+
+#[test]
+fn what_was_given_up_does_not_come_back() {
+    // Found by seeds 1795624567420 and 1795624572083: the one node that still has it is elected.
+    let taken_over = |mutant, visible| {
+        Bench::with(manifest(5, 0, &[0], -1), &[(1, 10), (3, 20)], visible, mutant, |bench| {
+            recovered(&mut bench.manifest);
+            bench.log_end.last_index = LogIndex(11);
+        })
+    };
+    holds(Mutant::GivenUpComesBack, |mutant| {
+        let bench = taken_over(mutant, 20);
+        !bench.leads() && bench.seen.iter().any(|c| matches!(c, Command::Rebuild(_)))
+    });
+    // None of it was shown here: it goes, and the node goes on.
+    let mut bench = taken_over(None, 12);
+    bench.pass(10_000); // Read leases of the one before run out.
+    assert!(bench.leads());
+    assert_eq!(bench.engine.log_end(), run(3, 12));
+    // Nor is anybody elected for it, or reported to go on with it.
+    holds(Mutant::GivenUpComesBack, |mutant| {
+        let promises = [(2, run(3, 12)), (3, run(3, 30))];
+        let bench = election_with(mutant, 1, &[(1, 10)], &promises, recovered);
+        bench.swaps.first().map(|m| m.primary.clone()) == Some(process(2))
+    });
+}
+
+#[test]
+fn who_differs_from_the_object_log_learns_of_recoveries_before_it_halts() {
+    // Found by seed 1795624566727: a node that comes back is told to load the object log before it has read the manifest.
+    holds(Mutant::HaltUnlearned, |mutant| {
+        let mut bench = Bench::with(manifest(5, 1, &[1, 2], -1), &[(1, 10), (3, 20)], 20, mutant, |bench| {
+            recovered(&mut bench.manifest);
+            bench.hold_reads = true;
+            let fact = ChunkFact { seq: ChunkSeq(4), term: Term(5), last_index: LogIndex(30) };
+            bench.pieces = vec![LogPiece::Chunks { chunks: vec![fact], prev: run(3, 12), runs: vec![run(5, 30)] }];
+        });
+        bench.message(1, Message::Elected { term: Term(5), primary: process(1) });
+        let told_to_load = |bench: &mut Bench| {
+            let stream = bench.seen.iter().rev().find_map(|c| match c {
+                Command::Follow { stream, .. } => Some(*stream),
+                _ => None,
+            });
+            bench.tell(Event::FromPrimary { stream: stream.expect("follows"), frame: ToReplica::LoadObjectLog });
+        };
+        let pieces = bench.pieces.clone();
+        told_to_load(&mut bench);
+        let halts = |bench: &Bench| bench.seen.iter().any(|c| matches!(c, Command::Halt(_)));
+        if halts(&bench) {
+            return false;
+        }
+        bench.hold_reads = false;
+        bench.pieces = pieces;
+        for call in std::mem::take(&mut bench.held_reads) {
+            bench.answer(call, StoreCall::ReadManifest);
+        }
+        told_to_load(&mut bench);
+        !halts(&bench) && bench.seen.iter().any(|c| matches!(c, Command::Rebuild(_)))
+    });
 }
 
 #[test]
