@@ -88,12 +88,17 @@ impl Follower {
         }
     }
 
-    /// The database was replaced by a snapshot up to `index`.
+    /// The database is about to be replaced by a snapshot up to `index`.
     pub(crate) fn installed(&self, index: LogIndex) {
         let mut state = self.state.lock();
         state.snapshot = index;
         state.pending.clear();
         state.bytes = 0;
+    }
+
+    /// The end of the last snapshot that takes the database's place, or has; 0: there was none.
+    pub(crate) fn snapshot(&self) -> LogIndex {
+        self.state.lock().snapshot
     }
 
     /// The publisher shows what is committed from here on.

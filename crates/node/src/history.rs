@@ -1,5 +1,6 @@
 //! What watchers' replay reads: committed history from the local database, old versions from the index.
 
+use crate::follower::Follower;
 use crate::shared::SharedStore;
 use crate::watch::{CommittedEvents, History, HistoryBatch, HistoryError};
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use netsy_api::ids::{LeaseId, Position, Revision};
 use netsy_api::log::{Mutation, Row};
 use netsy_localdb::Readers;
 use netsy_mvcc::{Event, EventKind, KvRef, ValueRef};
+use std::sync::Arc;
 
 /// Rows read at a time.
 const ROWS_MAX: usize = 4096;
@@ -15,11 +17,12 @@ const ROWS_MAX: usize = 4096;
 pub(crate) struct StoreHistory {
     store: SharedStore,
     readers: Readers,
+    follower: Arc<Follower>,
 }
 
 impl StoreHistory {
-    pub(crate) fn new(store: SharedStore, readers: Readers) -> Self {
-        Self { store, readers }
+    pub(crate) fn new(store: SharedStore, readers: Readers, follower: Arc<Follower>) -> Self {
+        Self { store, readers, follower }
     }
 }
 
@@ -34,6 +37,12 @@ impl History for StoreHistory {
 
     fn compact_revision(&self) -> Revision {
         self.store.read().compact_revision()
+    }
+
+    fn is_whole(&self) -> bool {
+        // In this order: the snapshot is noted before it takes the database's place.
+        let installed = self.follower.snapshot();
+        self.store.read().visible_index() >= installed
     }
 
     fn read(&self, from: Revision, until: Revision, bytes_max: usize) -> Result<HistoryBatch, HistoryError> {
@@ -139,5 +148,116 @@ fn event(row: &Row) -> Option<Event> {
             prev: None,
         }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::{NewWatch, WatchHub, WatchItem, WatchOptions};
+    use netsy_api::ids::{LogIndex, Term, UnixMillis};
+    use netsy_api::log::Entry;
+    use netsy_localdb::{Batch, LocalDb, LogEnd, OpenOptions, RestoreEnd, TermRun, Uploaded};
+    use netsy_mvcc::{Store, StoreConfig};
+    use std::collections::VecDeque;
+    use std::task::{Context, Waker};
+    use std::time::Instant;
+
+    /// Entry `n` puts one key at revision `n + 1`: always the same, but for the fourth.
+    fn entry(n: u64) -> Arc<Entry> {
+        let value = Bytes::from(format!("{n}"));
+        let revision = Revision(n as i64 + 1);
+        let (key, create_revision, version) = match n {
+            4 => (Bytes::from_static(b"j"), revision, 1),
+            _ => (Bytes::from_static(b"k"), Revision(2), n as i64 - i64::from(n > 4)),
+        };
+        let mutations = vec![Mutation::Put { key, value, create_revision, version, lease: LeaseId(0) }];
+        Arc::new(Entry { index: LogIndex(n), term: Term(1), time: UnixMillis(1), revision, mutations })
+    }
+
+    fn compaction(index: u64, at: i64, revision: i64) -> Arc<Entry> {
+        let mutations = vec![Mutation::Compact { revision: Revision(at) }];
+        let revision = Revision(revision);
+        Arc::new(Entry { index: LogIndex(index), term: Term(1), time: UnixMillis(1), revision, mutations })
+    }
+
+    fn state(entries: &[Arc<Entry>]) -> Store {
+        let mut store = Store::new(StoreConfig::default());
+        for entry in entries {
+            store.apply(entry.clone()).expect("applies");
+            store.set_visible(entry.index);
+        }
+        store
+    }
+
+    /// What a stream with one watch tells: revisions of events, or the compaction that ended it.
+    fn told(hub: &WatchHub, stream: &crate::watch::WatchStream) -> (Vec<i64>, Option<i64>) {
+        let (mut revisions, mut compacted) = (vec![], None);
+        for _ in 0..20 {
+            hub.step(Instant::now());
+            let mut items = VecDeque::new();
+            let _ = stream.poll_items(&mut Context::from_waker(Waker::noop()), &mut items, usize::MAX);
+            for item in items {
+                match item {
+                    WatchItem::Replayed(replayed) => {
+                        revisions.extend(replayed.parts.iter().map(|(events, _)| events.revision().0));
+                    }
+                    WatchItem::Canceled { compacted: at, .. } => compacted = at.map(|at| at.0),
+                    WatchItem::Created { .. } => {}
+                    _ => panic!("neither events nor an end"),
+                }
+            }
+        }
+        (revisions, compacted)
+    }
+
+    #[test]
+    fn an_installed_snapshot_is_not_replayed_before_it_is_shown() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (mut db, readers, _) = LocalDb::open(folder.path(), &OpenOptions::new("test")).expect("opens");
+        let old: Vec<_> = (1..=5).map(entry).collect();
+        let placed: Vec<_> = old.iter().map(|e| (Position(e.index.0), e.clone())).collect();
+        db.commit(&Batch { entries: &placed, ..Batch::default() }).expect("commits");
+        let store = SharedStore::new(state(&old));
+        let follower = Arc::new(Follower::default());
+        let history = StoreHistory::new(store.clone(), readers, follower.clone());
+        let hub = WatchHub::without_threads(Arc::new(history), Revision(6), WatchOptions::default());
+
+        // The snapshot of entries 1 to 9, compacted at revision 8: of the first six puts only the fourth is left.
+        let new: Vec<_> = (1..=8).map(entry).chain([compaction(9, 8, 9)]).collect();
+        let mut built = db.begin_restore().expect("begins");
+        let rows: Vec<Row> = std::iter::once(&new[3])
+            .chain(&new[6..])
+            .map(|e| Row {
+                position: Position(e.index.0),
+                index: e.index,
+                term: e.term,
+                time: e.time,
+                revision: e.revision,
+                sub: 0,
+                mutation: e.mutations[0].clone(),
+            })
+            .collect();
+        built.push_rows(&rows).expect("rows");
+        let end = LogEnd { index: LogIndex(9), term: Term(1), position: Position(9), revision: Revision(9) };
+        built.end_snapshot(end, vec![TermRun { term: Term(1), first_index: LogIndex(1) }]).expect("ends");
+        follower.installed(LogIndex(9));
+        let visible_index = store.read().visible_index();
+        db.finish_restore(built, &RestoreEnd { visible_index, uploaded: Uploaded::default() }).expect("installs");
+
+        let from = |start_revision| {
+            let (key, range_end) = (Bytes::from_static(b"j"), Bytes::from_static(b"l"));
+            NewWatch { key, range_end, start_revision, ..NewWatch::default() }
+        };
+        let stream = hub.open(false);
+        stream.create(from(3));
+        assert_eq!(told(&hub, &stream), (vec![], None), "it waits");
+
+        **store.write() = state(&new);
+        hub.skip_to(Revision(9));
+        assert_eq!(told(&hub, &stream), (vec![], Some(8)));
+        let stream = hub.open(false);
+        stream.create(from(8));
+        assert_eq!(told(&hub, &stream), (vec![8, 9], None));
     }
 }

@@ -106,7 +106,7 @@ pub(crate) struct Inner {
     pub(crate) store: SharedStore,
     pub(crate) readers: localdb::Readers,
     pub(crate) thread: LogThread,
-    pub(crate) follower: Follower,
+    pub(crate) follower: Arc<Follower>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) compacted: watch::Sender<Revision>,
     /// Index up to which the own database holds entries.
@@ -174,7 +174,8 @@ impl Node {
         let (visible, revision) = (store.visible_index(), store.visible_revision());
         let compactions = Compactions::new(visible, store.compact_revision());
         let store = SharedStore::new(store);
-        let history = Arc::new(StoreHistory::new(store.clone(), readers.clone()));
+        let follower = Arc::new(Follower::default());
+        let history = Arc::new(StoreHistory::new(store.clone(), readers.clone(), follower.clone()));
         let hub = WatchHub::start(
             history,
             revision,
@@ -191,7 +192,7 @@ impl Node {
             store,
             readers,
             thread,
-            follower: Follower::default(),
+            follower,
             metrics: Arc::new(Metrics::default()),
             compacted: watch::Sender::new(Revision(-1)),
             held_locally: watch::Sender::new(db.end().index),

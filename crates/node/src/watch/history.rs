@@ -38,6 +38,11 @@ pub trait History: Send + Sync + 'static {
     /// The lowest revision that is readable: the visible compaction's. Set before any row is deleted.
     fn compact_revision(&self) -> Revision;
 
+    /// Whether the rows read so far are of the state that the two revisions come from. Not so while a snapshot has
+    /// taken the database's place and its state is not shown yet: rows may be gone by a compaction that
+    /// `compact_revision` learns of together with this.
+    fn is_whole(&self) -> bool;
+
     /// Whole revisions from `from` on, none above `until`, about `bytes_max` of keys and values but at
     /// least one revision where there is one. Events come without their previous key-values.
     fn read(&self, from: Revision, until: Revision, bytes_max: usize) -> Result<HistoryBatch, HistoryError>;

@@ -22,7 +22,8 @@
 //! - **W5** Stream queues are first in, first out. `created` is appended before the watcher can match
 //!   anything, a progress answer with `published` as its revision: so it never overtakes an event.
 //! - **W6** A watcher with `next` below the compact revision is canceled, never fed. The compact
-//!   revision is read *after* the rows: a batch that a compaction may have thinned is not used.
+//!   revision is read *after* the rows: a batch that a compaction may have thinned is not used. Nor is one read while a
+//!   snapshot has taken the database's place and is not shown yet: its compaction is not known here. Watchers wait.
 //!
 //! A stream's queue holds at most `watch_backlog_bytes_max` plus one item; what does not fit is not
 //! queued but read from the database later (W3), when the queue has been drained to half.

@@ -130,7 +130,7 @@ impl Shared {
             }
             Source::Database { until } => {
                 let compacted = self.history.compact_revision();
-                if from < compacted {
+                if from < compacted || !self.history.is_whole() {
                     return Ok(nothing(compacted));
                 }
                 match self.history.read(from, until, self.options.replay_batch_bytes_max) {
@@ -147,7 +147,11 @@ impl Shared {
         if from_database {
             self.add_previous(targets, &mut matched, &mut through)?;
         }
-        // W6: after the rows and the previous values were read.
+        // W6: after the rows and the previous values were read. The compaction last, as it is shown before the rest is
+        // said to be whole.
+        if from_database && !self.history.is_whole() {
+            return Ok(nothing(self.history.compact_revision()));
+        }
         let compacted = self.history.compact_revision();
         let mut parts = vec![Vec::new(); targets.len()];
         for Matched { committed, hits } in matched {

@@ -39,6 +39,10 @@ enum Op {
     Skip,
     /// Some of it is not, what follows is.
     Gap(usize, usize),
+    /// A snapshot, compacted that far below the visible revision, takes the database's place.
+    Install(i64),
+    /// It is shown.
+    ShowInstalled,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +78,8 @@ fn op() -> impl Strategy<Value = Op> {
     let midway = prop_oneof![
         3 => (1usize..6).prop_map(Op::Publish),
         2 => (0i64..8).prop_map(Op::Compact),
+        1 => (0i64..8).prop_map(Op::Install),
+        1 => Just(Op::ShowInstalled),
         1 => (any::<usize>(), create_op()).prop_map(|(s, c)| Op::Create(s, c)),
         1 => (any::<usize>(), any::<usize>()).prop_map(|(s, w)| Op::Cancel(s, w)),
     ];
@@ -100,6 +106,8 @@ fn plain_op() -> impl Strategy<Value = Op> {
         12 => (0u64..8).prop_map(Op::Step),
         1 => Just(Op::Skip),
         1 => (0usize..4, 1usize..3).prop_map(|(at, n)| Op::Gap(at, n)),
+        1 => (0i64..8).prop_map(Op::Install),
+        1 => Just(Op::ShowInstalled),
     ]
 }
 
@@ -161,6 +169,15 @@ impl Run {
                     world.remove_rows();
                 })
             }
+            Op::Install(back) => {
+                let world = self.world.clone();
+                let to = Revision(world.lock().visible.0 - back);
+                Box::new(move || world.install(to))
+            }
+            Op::ShowInstalled => {
+                let world = self.world.clone();
+                Box::new(move || world.show_installed())
+            }
             Op::Create(number, create) => {
                 let new = self.new_watch(&create);
                 self.observer(number).map_or_else(|| Box::new(|| ()) as _, |o| o.create(new))
@@ -207,7 +224,9 @@ impl Run {
                     self.unpublished.push_back(events);
                 }
             }
-            Op::Publish(_) | Op::Create(..) | Op::Cancel(..) => self.deferred(op)(),
+            Op::Publish(_) | Op::Create(..) | Op::Cancel(..) | Op::Install(_) | Op::ShowInstalled => {
+                self.deferred(op)()
+            }
             Op::Store(count) => {
                 let mut state = self.world.lock();
                 state.readable = Revision(state.readable.0 + count).min(state.visible);
@@ -277,6 +296,7 @@ impl Run {
     /// Everything is published, stored and read: then everybody knows everything.
     fn settle(&mut self) {
         self.publish(usize::MAX);
+        self.world.show_installed();
         {
             let mut state = self.world.lock();
             state.readable = state.visible;
@@ -319,4 +339,39 @@ proptest! {
         }
         run.settle();
     }
+}
+
+/// A snapshot that is not shown yet has taken the database's place, and lacks what its compaction let go: a watcher that
+/// is behind waits, and is then told which revision it can have.
+#[test]
+fn a_snapshot_that_is_not_shown_feeds_nobody() {
+    let mut run = Run::new();
+    for key in [0u8, 1, 0, 1, 0, 1, 0, 1, 0] {
+        run.apply(Op::Commit(vec![(key, Some(1))], true));
+    }
+    run.publish(usize::MAX);
+    run.apply(Op::Store(100));
+    let from = |start| CreateOp {
+        key: 0,
+        end: 3,
+        start: Some(start),
+        id: 0,
+        no_put: false,
+        no_delete: false,
+        prev_kv: true,
+        progress_notify: false,
+    };
+    // Revisions 2 to 10 exist; the snapshot has all of 7 and later.
+    run.apply(Op::Install(3));
+    run.apply(Op::Create(0, from(-7)));
+    run.apply(Op::Create(0, from(-3)));
+    for _ in 0..20 {
+        run.apply(Op::Step(1));
+        run.apply(Op::Drain(0, usize::MAX));
+    }
+    assert_eq!((run.observers[0].live(), run.hub.stats().unsynced), (2, 2));
+    run.apply(Op::ShowInstalled);
+    // The observer holds each answer against what happened: nothing may be left out.
+    run.settle();
+    assert_eq!(run.observers[0].live(), 1);
 }

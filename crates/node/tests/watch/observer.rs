@@ -254,7 +254,10 @@ impl Observer {
         let (truth, compacted) = {
             let state = self.world.lock();
             let changes = &state.changes[&revision];
-            (changes.iter().map(|c| c.event(revision)).collect::<Vec<_>>(), state.compacted)
+            (
+                changes.iter().map(|c| c.event(revision)).collect::<Vec<_>>(),
+                state.compacted.max(state.installed.unwrap_or(state.compacted)),
+            )
         };
         let expected: Vec<&Event> = self.matching(watched, &truth).iter().map(|&at| &truth[at as usize]).collect();
         let got: Vec<&Event> = selection.places().map(|at| &events.events()[at as usize]).collect();

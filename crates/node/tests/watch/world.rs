@@ -38,6 +38,8 @@ pub struct WorldState {
     pub changes: BTreeMap<Revision, Vec<Change>>,
     pub visible: Revision,
     pub compacted: Revision,
+    /// The compaction of a snapshot that has taken the database's place and is not shown yet.
+    pub installed: Option<Revision>,
     /// The database has the rows up to here.
     pub readable: Revision,
     /// Rows a compaction took away.
@@ -134,13 +136,33 @@ impl World {
         state.compacted = state.compacted.max(revision.min(state.visible));
     }
 
+    /// A snapshot with that compaction takes the database's place.
+    pub fn install(&self, compacted: Revision) {
+        {
+            let mut state = self.lock();
+            let compacted = compacted.min(state.visible).max(state.compacted);
+            state.installed = state.installed.max(Some(compacted));
+        }
+        self.remove_rows();
+    }
+
+    /// What was installed is shown.
+    pub fn show_installed(&self) {
+        let mut state = self.lock();
+        if let Some(compacted) = state.installed.take() {
+            state.compacted = state.compacted.max(compacted);
+            state.readable = state.visible;
+        }
+    }
+
     /// The physical one: of each key only the newest version at or below the compact revision stays, and a
     /// delete only where it is at it.
     pub fn remove_rows(&self) {
         let mut guard = self.lock();
         let state = &mut *guard;
+        let compacted = state.compacted.max(state.installed.unwrap_or(state.compacted));
         let mut newest: BTreeMap<&Bytes, (Position, Revision, bool)> = BTreeMap::new();
-        for (&revision, changes) in state.changes.range(..=state.compacted) {
+        for (&revision, changes) in state.changes.range(..=compacted) {
             for change in changes {
                 let last = newest.insert(&change.key, (change.position, revision, change.now.is_some()));
                 if let Some((position, ..)) = last {
@@ -149,7 +171,7 @@ impl World {
             }
         }
         for (position, revision, live) in newest.into_values() {
-            if !live && revision < state.compacted {
+            if !live && revision < compacted {
                 state.removed.insert(position);
             }
         }
@@ -163,6 +185,11 @@ impl History for World {
 
     fn compact_revision(&self) -> Revision {
         self.lock().compacted
+    }
+
+    fn is_whole(&self) -> bool {
+        self.interrupt();
+        self.lock().installed.is_none()
     }
 
     fn read(&self, from: Revision, until: Revision, bytes_max: usize) -> Result<HistoryBatch, HistoryError> {

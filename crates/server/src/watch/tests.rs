@@ -59,6 +59,10 @@ impl History for Store {
         Revision(self.0.lock().compacted)
     }
 
+    fn is_whole(&self) -> bool {
+        true
+    }
+
     fn read(&self, from: Revision, until: Revision, bytes_max: usize) -> Result<HistoryBatch, HistoryError> {
         let past = self.0.lock();
         let mut batch = HistoryBatch { revisions: Vec::new(), through: Revision(from.0 - 1) };
