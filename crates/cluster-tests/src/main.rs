@@ -31,6 +31,7 @@ use clap::{Args, Parser, Subcommand};
 use cluster::Programs;
 use run::{Plan, Verdict};
 use scenario::{Scenario, ServerKind};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -164,6 +165,11 @@ fn list(common: &Common) -> Result<()> {
     Ok(())
 }
 
+/// Begins what a run found to be bad.
+const BAD: &str = "    BAD:";
+/// So many lines of it are said again at the end of several runs.
+const BAD_LINES: usize = 4;
+
 /// One run is done here; several by processes of their own, so that each has a network and a time limit of its own.
 fn run_all(args: &RunArgs) -> Result<Ran> {
     let known = names(&args.common.scenarios)?;
@@ -190,10 +196,11 @@ fn run_all(args: &RunArgs) -> Result<Ran> {
     let (mut bad, mut good, mut skipped) = (Vec::new(), 0, 0);
     for (name, number) in wanted.iter().flat_map(|name| (0..args.times).map(move |number| (name, number))) {
         let seed = args.seed.unwrap_or_else(netsy_e2e::random::Random::seed_of_run) + u64::from(number);
-        match run_apart(name, seed, args)? {
+        let (ran, why) = run_apart(name, seed, args)?;
+        match ran {
             Ran::Good => good += 1,
             Ran::Skipped => skipped += 1,
-            Ran::Bad => bad.push(format!("{name} --seed {seed}")),
+            Ran::Bad => bad.push(format!("{name} --seed {seed}{why}")),
         }
     }
     // In the form of cargo's test runner, so that the test command counts each run.
@@ -202,12 +209,15 @@ fn run_all(args: &RunArgs) -> Result<Ran> {
     if bad.is_empty() {
         return Ok(Ran::Good);
     }
-    println!("went wrong: {}", bad.join(", "));
+    // Once more at the end, where one looks first.
+    for what in bad {
+        println!("went wrong: {what}");
+    }
     Ok(Ran::Bad)
 }
 
-/// The same program again for one run. The limit is a little longer than its own.
-fn run_apart(name: &str, seed: u64, args: &RunArgs) -> Result<Ran> {
+/// The same program again for one run, and what it found to be bad. The limit is a little longer than its own.
+fn run_apart(name: &str, seed: u64, args: &RunArgs) -> Result<(Ran, String)> {
     let mut command = std::process::Command::new(std::env::current_exe()?);
     command.args(["run", name, "--apart", "--seed", &seed.to_string(), "--limit", &args.limit.to_string()]);
     command.arg("--scenarios").arg(&args.common.scenarios);
@@ -221,23 +231,44 @@ fn run_apart(name: &str, seed: u64, args: &RunArgs) -> Result<Ran> {
     }
     command.args(args.keep.then_some("--keep"));
     command.args(args.machine.no_namespaces.then_some("--no-namespaces"));
-    let mut child = command.spawn()?;
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn()?;
+    let said = child.stdout.take().context("the run has no output")?;
+    let said = std::thread::spawn(move || pass_on(BufReader::new(said)));
     let start = Instant::now();
-    loop {
+    let ran = loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(match status.code() {
+            break match status.code() {
                 Some(0) => Ran::Good,
                 Some(code) if code == i32::from(SKIPPED) => Ran::Skipped,
                 _ => Ran::Bad,
-            });
+            };
         }
         if start.elapsed() > Duration::from_secs(args.limit + 30) {
             child.kill()?;
             child.wait()?;
-            return Ok(Ran::Bad);
+            break Ran::Bad;
         }
         std::thread::sleep(Duration::from_millis(50));
+    };
+    let why = said.join().map_err(|_| anyhow::anyhow!("reading the run's output panicked"))??;
+    Ok((ran, why))
+}
+
+/// Prints what a run prints, and gives back the first lines that say what is bad.
+fn pass_on(said: impl BufRead) -> std::io::Result<String> {
+    let (mut why, mut lines) = (String::new(), 0);
+    for line in said.lines() {
+        let line = line?;
+        println!("{line}");
+        if line == BAD {
+            lines = BAD_LINES;
+        } else if lines > 0 {
+            why.push_str("\n    ");
+            why.push_str(&line);
+            lines -= 1;
+        }
     }
+    Ok(why)
 }
 
 fn run_one(name: &str, args: &RunArgs, isolation: net::Isolation) -> Result<Ran> {
@@ -273,7 +304,7 @@ fn run_one(name: &str, args: &RunArgs, isolation: net::Isolation) -> Result<Ran>
             Ok(Ran::Skipped)
         }
         Verdict::Bad(text, folder) => {
-            println!("    BAD:\n{text}");
+            println!("{BAD}\n{text}");
             println!("{name} went wrong; its files are in {}; again with: {replay}", folder.display());
             Ok(Ran::Bad)
         }
