@@ -69,6 +69,24 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
+/// Starts moto with one request at a time: it checks a condition and acts on it without a lock, so that of two writers
+/// at once both may win.
+const MOTO: &str = "\
+import sys, threading
+import moto.server as server
+
+lock, serve = threading.Lock(), server.run_simple
+
+def one_at_a_time(app):
+    def call(environ, start):
+        with lock:
+            return list(app(environ, start))
+    return call
+
+server.run_simple = lambda host, port, app, *more, **named: serve(host, port, one_at_a_time(app), *more, **named)
+server.main(sys.argv[1:])
+";
+
 impl RealServer {
     fn start(name: &'static str, port: u16, dir: tempfile::TempDir, command: &mut Command) -> RealServer {
         let log = File::create(dir.path().join("server.log")).unwrap();
@@ -128,8 +146,8 @@ impl RealServer {
     pub fn moto() -> RealServer {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
-        let mut command = Command::new(tool("venv/bin/moto_server"));
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let mut command = Command::new(tool("venv/bin/python"));
+        command.args(["-c", MOTO, "-H", "127.0.0.1", "-p", &port.to_string()]);
         let server = RealServer::start("moto", port, dir, &mut command);
         assert_eq!(server.request("PUT"), Some(200), "moto made no bucket");
         server
