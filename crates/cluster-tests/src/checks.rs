@@ -52,6 +52,21 @@ pub async fn says(cluster: &Cluster, nodes: &[usize], place: &str, text: &str, w
     Ok(())
 }
 
+/// None of the nodes says something.
+pub async fn says_not(cluster: &Cluster, nodes: &[usize], place: &str, text: &str) -> Result<()> {
+    for node in nodes {
+        let found = match place {
+            "log" => std::fs::read(cluster.nodes[*node].process.log())?,
+            path => get(cluster.health_address(*node), path).await?,
+        };
+        let found = String::from_utf8_lossy(&found);
+        if let Some(line) = found.lines().find(|line| line.contains(text)) {
+            bail!("{} says in {place}: {line}", name(*node));
+        }
+    }
+    Ok(())
+}
+
 async fn get(address: SocketAddr, path: &str) -> Result<Vec<u8>> {
     let asked = async {
         let mut socket = tokio::net::TcpStream::connect(address).await?;

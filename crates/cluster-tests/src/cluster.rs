@@ -318,6 +318,22 @@ impl Cluster {
         self.address(node, 2)
     }
 
+    /// New certificates for these nodes; new connections are greeted with them after `within` at most.
+    pub async fn renew(&mut self, nodes: &[usize], within: Duration) -> Result<()> {
+        let certificates = self.certificates.as_ref().context("the cluster has no certificates")?;
+        for node in nodes {
+            certificates.renew(&self.netsy, *node, self.net.address(Place::Node(*node)).into())?;
+        }
+        let start = Instant::now();
+        for node in nodes {
+            while !certificates.shows_new(*node, self.address(*node, 0)).await? {
+                ensure!(start.elapsed() < within, "{} shows an old certificate {within:?} later", name(*node));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        Ok(())
+    }
+
     /// Where everything is.
     pub fn folder(&self) -> &Path {
         self.folder.path()

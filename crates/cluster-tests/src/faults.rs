@@ -50,6 +50,8 @@ impl Faults {
             | Fault::Clock { node, .. }
             | Fault::Voters { node, .. }
             | Fault::Says { node, .. }
+            | Fault::SaysNot { node, .. }
+            | Fault::Renew { node, .. }
             | Fault::Recover { node, .. }
             | Fault::Isolate { node, .. } => self.nodes(cluster, node, &[]).await?,
             _ => Vec::new(),
@@ -128,6 +130,8 @@ impl Faults {
             }
             Fault::Voters { within, .. } => checks::voters(cluster, &struck, *within).await?,
             Fault::Says { place, text, within, .. } => checks::says(cluster, &struck, place, text, *within).await?,
+            Fault::SaysNot { place, text, .. } => checks::says_not(cluster, &struck, place, text).await?,
+            Fault::Renew { within, .. } => cluster.renew(&struck, Duration::from_secs_f64(*within)).await?,
             Fault::Serves { within } => return checks::serves(shared, *within).await,
             Fault::Halted { seconds } => checks::halted(shared, *seconds).await?,
         }

@@ -241,6 +241,16 @@ pub enum Fault {
         text: String,
         within: f64,
     },
+    /// No fault: a node's log, or an answer of its health port, does not have this text.
+    SaysNot {
+        node: Who,
+        #[serde(rename = "in")]
+        place: String,
+        text: String,
+    },
+    /// New certificates of these nodes are written in the place of those they have (needs `tls`); from some seconds later
+    /// on, new connections are greeted with them.
+    Renew { node: Who, within: f64 },
     /// Everything is put right.
     Cure,
 }
@@ -312,6 +322,8 @@ impl Scenario {
             self.disk_mib.is_some() || !self.all_faults().any(asks_for_disk),
             "disk_mib: a disk that is to be full must have a size"
         );
+        let renews = self.all_faults().any(|fault| matches!(fault, Fault::Renew { .. }));
+        ensure!(self.tls || !renews, "tls: certificates that are to be renewed must be there");
         Ok(())
     }
 
@@ -372,5 +384,8 @@ mod tests {
             r#"{"about": "", "seconds": 1, "faults": [{"at": 2, "do": "heal"}, {"at": 1, "do": "heal"}]}"#
         ));
         assert!(refused(r#"{"about": "", "seconds": 1, "rounds": 2}"#));
+        assert!(refused(
+            r#"{"about": "", "seconds": 1, "faults": [{"at": 1, "do": "renew", "node": "n1", "within": 9}]}"#
+        ));
     }
 }

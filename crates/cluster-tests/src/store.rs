@@ -149,22 +149,13 @@ async fn seaweedfs(net: &Net, folder: &Path, data: &Path) -> Result<Guard> {
         .stderr(log);
     let child = Guard(command.spawn().with_context(|| format!("start {}", program.display()))?);
     let start = Instant::now();
-    // It listens before it has made its bucket. Without a signature a bucket that is there is forbidden.
-    while !matches!(head(SocketAddr::from((ip, BEHIND))).await, Some(200 | 403)) {
+    // It listens before it has made its bucket.
+    let server = SocketAddr::from((ip, BEHIND));
+    while !tokio::task::spawn_blocking(move || netsy_fakestore::signed::has_bucket(server, BUCKET)).await? {
         ensure!(start.elapsed() < START_WITHIN, "SeaweedFS has no bucket after {START_WITHIN:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Ok(child)
-}
-
-async fn head(address: SocketAddr) -> Option<u16> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut socket = tokio::net::TcpStream::connect(address).await.ok()?;
-    let head = format!("HEAD /{BUCKET} HTTP/1.1\r\nHost: store\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    socket.write_all(head.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    tokio::time::timeout(Duration::from_secs(10), socket.read_to_string(&mut answer)).await.ok()?.ok()?;
-    answer.split(' ').nth(1)?.parse().ok()
 }
 
 /// A process that ends with this.

@@ -140,11 +140,11 @@ fn reads(folder: &Path, rows: u64, value_bytes: usize) -> Result<(), Error> {
     println!("  value: {:.1} µs", start.elapsed().as_secs_f64() * 1e6 / f64::from(count));
     let mut at: Vec<_> = (0..10_000).map(|_| next()).collect();
     let start = Instant::now();
-    readers.values(&at)?;
+    readers.values(&at, usize::MAX)?;
     println!("  values of 10,000 random rows: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     at.sort();
     let start = Instant::now();
-    readers.values(&at)?;
+    readers.values(&at, usize::MAX)?;
     println!("  the same, ascending: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     let start = Instant::now();
     for n in 0..1_000 {

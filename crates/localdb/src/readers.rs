@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 /// The most connections at a time; who needs one more waits.
 const CONNECTIONS_MAX: usize = 32;
+/// Room that is made for values at once.
+const VALUES_EXPECTED: usize = 1 << 10;
 /// Connections kept open while nobody uses them.
 const IDLE_MAX: usize = 8;
 
@@ -59,13 +61,23 @@ impl Readers {
         self.read_value(&mut select, at)
     }
 
-    /// The values of the puts at these positions, in the order given, as of one moment. Ascending positions
-    /// are the fastest.
-    pub fn values(&self, at: &[Position]) -> Result<Vec<Option<Bytes>>, Error> {
+    /// The values of the puts at these positions, in the order given, as of one moment: of no further ones once they have
+    /// `bytes_max` bytes (so at least one, if any is asked for). Ascending positions are the fastest.
+    pub fn values(&self, at: &[Position], bytes_max: usize) -> Result<Vec<Option<Bytes>>, Error> {
         let lent = self.lend()?;
         self.as_of_one_moment(&lent, |conn| {
             let mut select = conn.prepare_cached(VALUE).map_err(|e| self.failed("reading values from", e))?;
-            at.iter().map(|&position| self.read_value(&mut select, position)).collect()
+            let mut values = Vec::with_capacity(at.len().min(VALUES_EXPECTED));
+            let mut bytes = 0;
+            for &position in at {
+                let value = self.read_value(&mut select, position)?;
+                bytes += value.as_ref().map_or(0, Bytes::len);
+                values.push(value);
+                if bytes >= bytes_max {
+                    break;
+                }
+            }
+            Ok(values)
         })
     }
 

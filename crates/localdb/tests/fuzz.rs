@@ -75,7 +75,7 @@ fn read_all(readers: &Readers) -> bool {
         readers.rows_after(Position(0), usize::MAX, usize::MAX).is_ok(),
         readers.entries_from(LogIndex(1), usize::MAX).is_ok(),
         readers.entries_from(LogIndex(20), 1).is_ok(),
-        readers.values(&all).is_ok(),
+        readers.values(&all, usize::MAX).is_ok(),
         readers.position_of_revision(Revision(7)).is_ok(),
         readers.first_of_index(LogIndex(9)).is_ok(),
         readers.size_bytes().is_ok(),

@@ -123,7 +123,7 @@ fn every_mutation_comes_back_after_a_restart() {
     assert_eq!(readers.value(Position(3)).expect("value"), Some(Bytes::new()));
     assert_eq!(readers.value(Position(4)).expect("value"), None, "a delete has no value");
     assert_eq!(readers.value(Position(99)).expect("value"), None);
-    let several = readers.values(&[Position(8), Position(99), Position(2)]).expect("values");
+    let several = readers.values(&[Position(8), Position(99), Position(2)], usize::MAX).expect("values");
     assert_eq!(several, [Some(Bytes::from_static(b"3")), None, Some(Bytes::from_static(b"1"))]);
     for (revision, position) in [(0, 1), (1, 1), (2, 2), (3, 4), (4, 8)] {
         let found = readers.position_of_revision(Revision(revision)).expect("search");

@@ -6,6 +6,7 @@
 
 use crate::clock::boot_millis;
 use crate::error::NodeError;
+use crate::fail_stop::FailStop;
 use crate::load_log::{self, LogState};
 use crate::local_queue::{Brought, LocalItem, LocalQueue};
 use crate::log_thread::Gone;
@@ -94,6 +95,7 @@ impl Inner {
         mut brought: Brought,
         call: impl FnOnce(&mut Engine, u64) -> T,
     ) -> (T, Option<LocalSeq>) {
+        let _fail_stop = FailStop("engine");
         let driver = &self.driver;
         let (mut tell, mut last_local, mut any) = (false, None, false);
         let result = {
@@ -205,7 +207,7 @@ impl Inner {
         if breakable {
             self.driver.abandoned.lock().insert(call, abandon);
         }
-        self.runtime.spawn(async move {
+        self.spawn("a call to object storage", async move {
             let work = async {
                 match what {
                     StoreCall::LoadLog => load_log::load_log(&node, call).await,

@@ -3,6 +3,7 @@
 //! Entries that are stored and not yet visible are in the local database alone; those that came lately are kept in
 //! memory, too, so that they need not be read back. A thread of its own applies them, so that nothing waits for it.
 
+use crate::fail_stop::FailStop;
 use crate::failpoint;
 use crate::load::{load_through, store_config};
 use crate::log_thread::Gone;
@@ -139,6 +140,7 @@ impl Follower {
 
     /// Runs until the node ends. Blocks: has a thread of its own.
     pub(crate) fn run(&self, node: &Arc<Inner>) {
+        let _fail_stop = FailStop("showing");
         while let Some(step) = self.next(node) {
             let done = match step {
                 Step::Apply(entries) => show(node, &entries),

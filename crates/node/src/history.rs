@@ -93,7 +93,7 @@ impl History for StoreHistory {
         };
         let stored: Vec<Position> = found.iter().flatten().filter_map(stored_at).collect();
         if !stored.is_empty() {
-            let mut values = self.readers.values(&stored).map_err(failed)?.into_iter();
+            let mut values = self.readers.values(&stored, usize::MAX).map_err(failed)?.into_iter();
             for kv in &mut found {
                 if kv.as_ref().and_then(stored_at).is_some() {
                     let value = values.next().flatten();
@@ -105,7 +105,7 @@ impl History for StoreHistory {
     }
 
     fn values(&self, at: &[Position]) -> Result<Vec<Option<Bytes>>, HistoryError> {
-        self.readers.values(at).map_err(failed)
+        self.readers.values(at, usize::MAX).map_err(failed)
     }
 }
 

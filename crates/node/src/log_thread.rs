@@ -7,6 +7,7 @@
 
 use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
+use crate::fail_stop::FailStop;
 use crate::failpoint;
 use crate::load_log;
 use crate::local_queue::{LocalItem, Op};
@@ -153,6 +154,7 @@ impl LogWork {
 
     /// Runs until told to stop or until nobody can send any more. Blocks: has a thread of its own.
     pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let _fail_stop = FailStop("log");
         self.changed();
         let mut requests = Vec::with_capacity(BATCH_REQUESTS_MAX);
         while let Some(first) = commands.blocking_recv() {

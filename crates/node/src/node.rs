@@ -6,6 +6,7 @@ use crate::config::NodeConfig;
 use crate::driver::Driver;
 use crate::error::{NodeError, Unavailable};
 use crate::follower::Follower;
+use crate::held_values::HeldValues;
 use crate::history::StoreHistory;
 use crate::log_thread::{LogThread, LogWork};
 use crate::manifest_store::ManifestStore;
@@ -105,6 +106,7 @@ pub(crate) struct Inner {
     pub(crate) manifest: Arc<ManifestStore>,
     pub(crate) store: SharedStore,
     pub(crate) readers: localdb::Readers,
+    pub(crate) held_values: HeldValues,
     pub(crate) thread: LogThread,
     pub(crate) follower: Arc<Follower>,
     pub(crate) metrics: Arc<Metrics>,
@@ -191,6 +193,7 @@ impl Node {
             manifest,
             store,
             readers,
+            held_values: HeldValues::new(config.value_cache_bytes_max),
             thread,
             follower,
             metrics: Arc::new(Metrics::default()),
@@ -223,10 +226,10 @@ impl Node {
         std::thread::Builder::new().name("netsy-log".into()).spawn(move || work.run(queue))?;
         let shower = inner.clone();
         std::thread::Builder::new().name("netsy-show".into()).spawn(move || shower.follower.run(&shower))?;
-        tokio::spawn(background::figures(inner.clone()));
-        tokio::spawn(background::physical_compaction(inner.clone()));
-        tokio::spawn(snapshotter::run(inner.clone()));
-        tokio::spawn(background::leaderless(inner.clone()));
+        inner.spawn("figures", background::figures(inner.clone()));
+        inner.spawn("physical compaction", background::physical_compaction(inner.clone()));
+        inner.spawn("snapshots", snapshotter::run(inner.clone()));
+        inner.spawn("waiting for a leader", background::leaderless(inner.clone()));
         Ok(Self(inner))
     }
 

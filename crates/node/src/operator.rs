@@ -135,7 +135,7 @@ impl Node {
             quorum: manifest.as_ref().map_or(node.config.quorum, |m| m.quorum),
             copies_min: manifest.as_ref().map_or(node.config.copies_min, |m| m.copies_min),
             survives: self.survives().unwrap_or_default(),
-            quorum_lost: crate::reports::quorum_lost(&status),
+            quorum_lost: node.driver.seen.quorum_lost().map(|(text, _)| text),
             nodes: nodes.collect(),
             recovered,
             store: node.bucket.describe(),

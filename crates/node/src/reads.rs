@@ -1,6 +1,7 @@
 //! Reading: ranges at one revision in short steps, values fetched once no lock is held (R9).
 
 use crate::error::{NodeError, Unavailable};
+use crate::held_values::READ_BYTES;
 use crate::history::stored_at;
 use crate::node::{Inner, Node};
 use crate::shared::ReadEpoch;
@@ -245,24 +246,37 @@ impl Inner {
 
     async fn values(&self, at: Vec<Position>) -> Result<Vec<Bytes>, NodeError> {
         let failed = |e: String| NodeError::Storage(e);
-        let read = if at.len() <= VALUES_HERE_MAX {
-            self.readers.values(&at).map_err(|e| failed(e.to_string()))?
-        } else {
-            let (readers, at) = (self.readers.clone(), at.clone());
-            tokio::task::spawn_blocking(move || readers.values(&at))
-                .await
-                .map_err(|e| failed(e.to_string()))?
-                .map_err(|e| failed(e.to_string()))?
-        };
-        let missing = |position: &Position| failed(format!("the row at position {position} is not there"));
-        at.iter().zip(read).map(|(position, value)| value.ok_or_else(|| missing(position))).collect()
+        let at: Arc<[Position]> = at.into();
+        let mut answer = self.held_values.answer();
+        let mut values = Vec::with_capacity(at.len());
+        while values.len() < at.len() {
+            let reserved = answer.reserve().await?;
+            let from = values.len();
+            let read = if at.len() <= VALUES_HERE_MAX {
+                self.readers.values(&at[from..], READ_BYTES).map_err(|e| failed(e.to_string()))?
+            } else {
+                let (readers, at) = (self.readers.clone(), at.clone());
+                tokio::task::spawn_blocking(move || readers.values(&at[from..], READ_BYTES))
+                    .await
+                    .map_err(|e| failed(e.to_string()))?
+                    .map_err(|e| failed(e.to_string()))?
+            };
+            let missing = |position: &Position| failed(format!("the row at position {position} is not there"));
+            let read = at[from..].iter().zip(read).map(|(position, value)| value.ok_or_else(|| missing(position)));
+            values.extend(answer.count(reserved, read.collect::<Result<_, _>>()?));
+        }
+        Ok(values)
     }
 
     /// Fills in what the answer of a write shows of earlier states.
     pub(crate) async fn fill_outcome(&self, outcome: &mut Outcome, epoch: ReadEpoch) -> Result<(), NodeError> {
         let mut stored = vec![];
         outcome_refs(outcome, &mut stored);
-        self.fill(stored, epoch).await
+        self.fill(stored, epoch).await.map_err(|error| match error {
+            // The write has happened, which that text denies.
+            NodeError::Unavailable(Unavailable::TooManyRequests) => Unavailable::TimedOut.into(),
+            other => other,
+        })
     }
 }
 

@@ -19,11 +19,12 @@ pub(crate) enum Boot {
 /// Compares the database as the start before left it with what is registered. A counter is raised in the database
 /// first: one that is ahead of its registration belongs to a start that did not get further. Where another database is
 /// registered, one that was started before came after it no more than before it: the registration's counter says nothing
-/// of it, and the manifest may still name it as a voter. Only one that never started is new for certain.
+/// of it, and the manifest may still name it as a voter. Only one that this start made is new for certain: one that was
+/// never started may be a copy of one that was since.
 pub(crate) fn boot_state(registered: Option<&Registration>, identity: &localdb::Identity) -> Boot {
     match registered {
         Some(r) if r.incarnation == identity.incarnation && r.boot > identity.boot_counter => Boot::Behind,
-        Some(r) if r.incarnation != identity.incarnation && identity.boot_counter > 0 => Boot::Behind,
+        Some(r) if r.incarnation != identity.incarnation && !identity.created => Boot::Behind,
         _ => Boot::Current,
     }
 }
@@ -100,14 +101,17 @@ mod tests {
             promised_term: Term(0),
             created: false,
         };
+        let new = localdb::Identity { created: true, ..identity(1, 0) };
         assert_eq!(boot_state(None, &identity(1, 0)), Boot::Current);
         assert_eq!(boot_state(Some(&registration(1, 4)), &identity(1, 4)), Boot::Current);
         assert_eq!(boot_state(Some(&registration(1, 4)), &identity(1, 5)), Boot::Current, "a start that was cut short");
         assert_eq!(boot_state(Some(&registration(1, 5)), &identity(1, 4)), Boot::Behind);
         assert_eq!(boot_state(Some(&registration(1, 9)), &identity(1, 5)), Boot::Behind);
-        assert_eq!(boot_state(Some(&registration(2, 9)), &identity(1, 0)), Boot::Current, "a wiped node");
+        assert_eq!(boot_state(Some(&registration(2, 9)), &new), Boot::Current, "a wiped node");
         // Seed 71067 of the simulator.
         assert_eq!(boot_state(Some(&registration(2, 1)), &identity(1, 3)), Boot::Behind, "of before the wipe");
+        // Seed 1795995519689: a copy made before the first start, which was a voter since, and forgot all of it.
+        assert_eq!(boot_state(Some(&registration(2, 1)), &identity(1, 0)), Boot::Behind, "of before the first start");
     }
 
     fn open(config: &NodeConfig) -> (localdb::Writer, localdb::Readers, localdb::Identity) {

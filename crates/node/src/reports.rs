@@ -6,12 +6,16 @@ use netsy_protocol::status::Status;
 use parking_lot::Mutex;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// So long the Elector must have missed a quorum without a break before that is said: nodes that start together, or one
+/// that is started again, find each other sooner.
+const QUORUM_LOST_AFTER: Duration = Duration::from_secs(5);
 
 /// What was reported last and still holds.
 #[derive(Default)]
 pub(crate) struct Seen {
-    /// R12: why there is no election, and how many voters are missing.
-    quorum_lost: Mutex<Option<(String, usize)>>,
+    quorum: Mutex<QuorumNews>,
     /// Why an operator's last wish was not fulfilled.
     pub(crate) declined: Mutex<Option<String>>,
     /// One wish at a time, so that an answer belongs to it.
@@ -21,23 +25,69 @@ pub(crate) struct Seen {
 impl Seen {
     /// R12: for which voters the cluster waits, if it does, and how many.
     pub(crate) fn quorum_lost(&self) -> Option<(String, usize)> {
-        self.quorum_lost.lock().clone()
+        self.quorum.lock().said.clone()
     }
 }
 
-/// Every node says what the Elector found, when that changes.
-pub(crate) fn note_quorum(node: &Inner, status: &Status) {
+/// R12, as it was found and as it was said: why there is no election, and how many voters are missing.
+#[derive(Default)]
+struct QuorumNews {
+    /// Since when the quorum is missed.
+    since: Option<Instant>,
+    said: Option<(String, usize)>,
+}
+
+/// What is to be done about news of the quorum.
+#[derive(Debug, PartialEq, Eq)]
+enum Say {
+    Nothing,
+    /// Look again when it has lasted long enough.
+    Later(Duration),
+    Lost(String),
+    Back,
+}
+
+impl QuorumNews {
+    fn note(&mut self, found: Option<(String, usize)>, at: Instant) -> Say {
+        let Some(found) = found else {
+            self.since = None;
+            return if self.said.take().is_some() { Say::Back } else { Say::Nothing };
+        };
+        let first = self.since.is_none();
+        let lasts = at.saturating_duration_since(*self.since.get_or_insert(at));
+        if first {
+            return Say::Later(QUORUM_LOST_AFTER);
+        }
+        if lasts < QUORUM_LOST_AFTER || self.said.as_ref() == Some(&found) {
+            return Say::Nothing;
+        }
+        Say::Lost(self.said.insert(found).0.clone())
+    }
+}
+
+/// Every node says what the Elector found, when that changes and lasts.
+pub(crate) fn note_quorum(node: &Arc<Inner>, status: &Status) {
     let missing = status.quorum_lost.as_ref().map_or(0, |lost| lost.missing.len());
-    let now = quorum_lost(status).map(|text| (text, missing));
-    let mut known = node.driver.seen.quorum_lost.lock();
-    if *known == now {
-        return;
+    let found = quorum_lost(status).map(|text| (text, missing));
+    // Said under the lock, so that lines are in the order of what they say.
+    let mut news = node.driver.seen.quorum.lock();
+    match news.note(found, Instant::now()) {
+        Say::Nothing => {}
+        Say::Lost(text) => tracing::error!("{text}"),
+        Say::Back => tracing::info!("the quorum is not lost any more"),
+        Say::Later(pause) => {
+            let node = node.clone();
+            node.clone().spawn("reports", async move {
+                tokio::select! {
+                    () = node.wait_ended() => {}
+                    () = tokio::time::sleep(pause) => {
+                        let status = node.ask_engine(|engine, now| engine.status(now));
+                        note_quorum(&node, &status);
+                    }
+                }
+            });
+        }
     }
-    match &now {
-        Some((text, _)) => tracing::error!("{text}"),
-        None => tracing::info!("the quorum is not lost any more"),
-    }
-    *known = now;
 }
 
 fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
@@ -52,14 +102,20 @@ fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
 }
 
 /// R12: why there is no election, what would mend it, and what an operator can do; `None`: quorum is not lost.
-pub(crate) fn quorum_lost(status: &Status) -> Option<String> {
+fn quorum_lost(status: &Status) -> Option<String> {
     let lost = status.quorum_lost.as_ref()?;
     let voters = status.manifest.as_ref().map(|m| m.voters.as_slice()).unwrap_or_default();
     let mut missing = String::new();
-    for voter in voters.iter().filter(|v| lost.missing.contains(&v.node_id)) {
+    let kept = status.manifest.as_ref().and_then(|m| m.kept.as_ref()).filter(|kept| !voters.contains(kept));
+    for voter in voters.iter().chain(kept).filter(|v| lost.missing.contains(&v.node_id)) {
         let other =
             status.nodes.iter().any(|n| n.node.node_id == voter.node_id && n.node.incarnation != voter.incarnation);
-        let why = if other { "runs with another database than the one that votes" } else { "does not answer" };
+        let why = match (other, Some(voter) == kept) {
+            (true, false) => "runs with another database than the one that votes",
+            (true, true) => "runs with another database than the one that a recovery kept",
+            (false, false) => "does not answer",
+            (false, true) => "does not answer, and has the log that a recovery kept",
+        };
         // Writing into a String cannot fail.
         let _ = write!(missing, "{}{} ({why})", if missing.is_empty() { "" } else { ", " }, voter.node_id);
     }
@@ -129,5 +185,31 @@ pub(crate) fn report(node: &Arc<Inner>, report: Report) {
         Report::Forgetful(peer) => {
             tracing::error!(%peer, "a node reports less than was seen of it: its database is a restored backup?");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quorum_counts_as_lost_only_when_it_stays_away() {
+        let (mut news, begin) = (QuorumNews::default(), Instant::now());
+        let at = |millis| begin + Duration::from_millis(millis);
+        let lost = |text: &str| Some((text.to_owned(), 1));
+        // Nodes that start: missed for a moment, twice.
+        assert_eq!(news.note(lost("n2"), at(0)), Say::Later(QUORUM_LOST_AFTER));
+        assert_eq!(news.note(lost("n3"), at(900)), Say::Nothing);
+        assert_eq!(news.note(None, at(1_000)), Say::Nothing);
+        assert_eq!(news.note(lost("n2"), at(4_000)), Say::Later(QUORUM_LOST_AFTER));
+        assert_eq!(news.note(lost("n2"), at(6_000)), Say::Nothing, "the time runs anew");
+        assert_eq!(news.said, None);
+        // It stays: said once, and again when it is another one.
+        assert_eq!(news.note(lost("n2"), at(9_000)), Say::Lost("n2".into()));
+        assert_eq!(news.note(lost("n2"), at(9_100)), Say::Nothing);
+        assert_eq!(news.note(lost("n2, n3"), at(9_200)), Say::Lost("n2, n3".into()));
+        assert_eq!(news.said, lost("n2, n3"));
+        assert_eq!(news.note(None, at(9_300)), Say::Back);
+        assert_eq!(news.said, None);
     }
 }

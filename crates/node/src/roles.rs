@@ -44,7 +44,7 @@ pub(crate) fn start_uploads(node: &Arc<Inner>, term: Term, after: ChunkSeq, last
         gather: Gather::default(),
     };
     let node = node.clone();
-    node.runtime.clone().spawn(async move {
+    node.clone().spawn("uploads", async move {
         let end = uploader.run().await;
         uploading_ended(&node, &primary, end);
     });
@@ -87,7 +87,7 @@ pub(crate) fn lead(node: &Arc<Inner>, term: Term) {
     };
     failpoint::hit("start.tail-uploaded");
     let node = node.clone();
-    node.runtime.clone().spawn(async move {
+    node.clone().spawn("taking over", async move {
         if node.follower.wait_shown(&node).await.is_err() || primary.is_retired() {
             return;
         }
@@ -105,8 +105,8 @@ pub(crate) fn led(node: &Arc<Inner>, primary: &Arc<Primary>) {
     look(node);
     if node.leading().is_some_and(|leading| Arc::ptr_eq(&leading, primary)) {
         tracing::info!(term = term.0, node = %node.config.node_id, database = %node.incarnation, "this node is Primary");
-        node.runtime.spawn(background::leases(node.clone(), primary.clone()));
-        node.runtime.spawn(background::automatic_compaction(node.clone(), primary.clone()));
+        node.spawn("leases", background::leases(node.clone(), primary.clone()));
+        node.spawn("automatic compaction", background::automatic_compaction(node.clone(), primary.clone()));
     }
 }
 
@@ -131,7 +131,7 @@ pub(crate) fn refuse_watches_below(node: &Arc<Inner>, floor: Revision) {
     let lowest = node.hub().oldest_needed();
     let node = node.clone();
     // Not from here: commands come out of a call into the engine.
-    node.runtime.clone().spawn(async move {
+    node.clone().spawn("watch floor", async move {
         node.engine(|engine, now| engine.handle(now, Event::WatchFloorSet { floor, lowest }));
     });
 }
@@ -142,7 +142,7 @@ pub(crate) fn compact(node: &Arc<Inner>, revision: Revision) {
         return;
     }
     let node = node.clone();
-    node.runtime.clone().spawn(async move {
+    node.clone().spawn("automatic compaction", async move {
         match node.submit(WriteRequest::Compact { revision }).await {
             Ok(_) => tracing::info!(revision = revision.0, "automatic compaction"),
             // Somebody else compacted further meanwhile.

@@ -16,7 +16,8 @@ use crate::store_calls;
 use netsy_api::ids::{LogIndex, Session};
 use netsy_localdb as localdb;
 use netsy_objects::Buckets;
-use netsy_objects::manifest::ClusterManifest;
+use netsy_objects::bucket::Bucket;
+use netsy_objects::manifest::{ClusterManifest, Registration};
 use netsy_objects::object_log::LogPoint;
 use netsy_objects::read::ReadError;
 use netsy_objects::restore::RestoreError;
@@ -52,8 +53,8 @@ pub enum StartError {
     #[error(transparent)]
     Manifest(#[from] ManifestStoreError),
     /// The bucket does not do what netsy needs.
-    #[error("{0}")]
-    Probe(String),
+    #[error(transparent)]
+    Probe(#[from] probe::ProbeFailed),
     /// The configuration does not fit what is there.
     #[error("{0}")]
     Config(String),
@@ -74,6 +75,20 @@ pub enum StartError {
     System(#[from] std::io::Error),
 }
 
+impl StartError {
+    /// Object storage could not be asked: later it may be well again. Nothing else is wrong as far as is known.
+    pub fn storage_is_out(&self) -> bool {
+        match self {
+            Self::Probe(failed) => failed.unavailable,
+            Self::Store(error) | Self::Manifest(ManifestStoreError::Store(error)) => error.is_retryable(),
+            Self::Read(ReadError::Store(error)) | Self::Restore(RestoreError::Read(ReadError::Store(error))) => {
+                error.is_retryable()
+            }
+            _ => false,
+        }
+    }
+}
+
 impl From<getrandom::Error> for StartError {
     fn from(error: getrandom::Error) -> Self {
         StartError::Random(error.to_string())
@@ -86,20 +101,46 @@ impl From<Gone> for StartError {
     }
 }
 
-impl Node {
-    /// Starts a node: it joins its cluster, makes it, or leads it, by itself from here on; see
-    /// [`serving`](Self::serving). `buckets` is the cluster's; without `peers` the node is alone.
-    pub async fn start(config: NodeConfig, buckets: Buckets, peers: Option<PeerListen>) -> Result<Self, StartError> {
+/// What a node begins with: a bucket that is fit, and a local database that is registered in it.
+pub struct Opened {
+    config: NodeConfig,
+    bucket: Arc<dyn Bucket>,
+    manifest: Arc<ManifestStore>,
+    current: Option<ClusterManifest>,
+    registrations: Vec<Registration>,
+    db: localdb::Writer,
+    readers: localdb::Readers,
+    identity: localdb::Identity,
+}
+
+impl Opened {
+    /// One try. Where [`StartError::storage_is_out`], another one later does no harm.
+    pub async fn open(config: NodeConfig, buckets: Buckets) -> Result<Self, StartError> {
         failpoint::arm_from_environment().map_err(StartError::Config)?;
         let bucket = buckets.data;
-        probe::probe(&*bucket).await.map_err(|e| StartError::Probe(e.to_string()))?;
         let manifest = Arc::new(ManifestStore::new(buckets.control));
+        // First, since it is told soonest if nobody answers.
         let current = manifest.read().await?;
+        probe::probe(&*bucket).await?;
         if let Some(current) = &current {
             check(&config, current)?;
         }
         let (db, readers, identity) = open_current(&config, &manifest).await?;
         let registrations = manifest.registrations().await?;
+        Ok(Self { config, bucket, manifest, current, registrations, db, readers, identity })
+    }
+}
+
+impl Node {
+    /// Opens everything and starts a node ([`start_opened`](Self::start_opened)).
+    pub async fn start(config: NodeConfig, buckets: Buckets, peers: Option<PeerListen>) -> Result<Self, StartError> {
+        Self::start_opened(Opened::open(config, buckets).await?, peers).await
+    }
+
+    /// Starts a node: it joins its cluster, makes it, or leads it, by itself from here on; see
+    /// [`serving`](Self::serving). Without `peers` the node is alone.
+    pub async fn start_opened(opened: Opened, peers: Option<PeerListen>) -> Result<Self, StartError> {
+        let Opened { config, bucket, manifest, current, registrations, db, readers, identity } = opened;
         let session = Session(random_128()?);
         let point = load_log::known_point(&db, &readers)?.unwrap_or(LogPoint::START);
         let (db, store) = load::load(db, readers.clone(), &config).await?;
@@ -154,7 +195,7 @@ impl Node {
         );
         // What the engine wants at once.
         inner.engine(|_, _| ());
-        tokio::spawn(driver::ticks(inner.clone()));
+        inner.spawn("ticks", driver::ticks(inner.clone()));
         Ok(node)
     }
 

@@ -1,6 +1,6 @@
 //! The engine's calls to object storage: manifest, elector lock, registrations (R1, R10, R11).
 
-use crate::manifest_store::{ManifestStoreError, Swapped, nonce};
+use crate::manifest_store::{Swapped, nonce};
 use crate::node::Inner;
 use crate::start::StartError;
 use netsy_api::ids::{NodeId, Nonce};
@@ -67,15 +67,7 @@ pub(crate) async fn call(node: &Arc<Inner>, what: StoreCall) -> StoreResult {
 
 /// An error as the engine takes it.
 pub(crate) fn failed(error: StartError) -> StoreResult {
-    let retryable = match &error {
-        StartError::Manifest(ManifestStoreError::Store(e)) | StartError::Store(e) => e.is_retryable(),
-        StartError::Read(netsy_objects::read::ReadError::Store(e)) => e.is_retryable(),
-        StartError::Restore(netsy_objects::restore::RestoreError::Read(netsy_objects::read::ReadError::Store(e))) => {
-            e.is_retryable()
-        }
-        StartError::Random(_) => true,
-        _ => false,
-    };
+    let retryable = error.storage_is_out() || matches!(error, StartError::Random(_));
     if retryable {
         tracing::debug!(%error, "object storage did not answer a call");
         StoreResult::Unknown
@@ -223,6 +215,7 @@ pub(crate) fn from_stored(m: &stored::ClusterManifest) -> Manifest {
         nonce: m.nonce,
         members: m.members.iter().map(|(node, id)| (node.clone(), id.0)).collect(),
         recovered: m.recovered.map(|r| Recovered { term: r.term, index: r.index }),
+        kept: m.kept.as_ref().map(|v| Voter { node_id: v.node_id.clone(), incarnation: v.incarnation }),
     }
 }
 
@@ -245,6 +238,7 @@ fn to_stored(m: &Manifest, extra: stored::Extra) -> stored::ClusterManifest {
         nonce: m.nonce,
         members: m.members.iter().map(|(node, id)| (node.clone(), stored::MemberId(*id))).collect(),
         recovered: m.recovered.map(|r| stored::Recovered { term: r.term, index: r.index }),
+        kept: m.kept.as_ref().map(|v| stored::VoterId { node_id: v.node_id.clone(), incarnation: v.incarnation }),
         extra,
     }
 }

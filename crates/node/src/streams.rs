@@ -62,7 +62,7 @@ impl Inner {
             before.stop.send_replace(true);
         }
         let node = self.clone();
-        self.runtime.spawn(async move {
+        self.spawn("following", async move {
             let mut stopping = stopping;
             tokio::select! {
                 () = run_following(&node, stream, &primary, hello, queue) => {}

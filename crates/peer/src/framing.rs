@@ -9,7 +9,7 @@ pub const PREFIX_BYTES: usize = 5;
 /// What a message's prefix announces cannot be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadPrefix {
-    /// Another flag than 0: 1 says that the message is compressed.
+    /// A flag that is not taken: 1 says that the message is compressed.
     Flag(u8),
     /// More bytes than a message may have.
     TooLong {
@@ -20,6 +20,15 @@ pub enum BadPrefix {
     },
 }
 
+/// A whole message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its flag says that it is compressed.
+    pub compressed: bool,
+    /// What follows the prefix.
+    pub bytes: Bytes,
+}
+
 /// What came of one stream and was not taken out yet.
 #[derive(Debug)]
 pub struct Framing {
@@ -28,12 +37,19 @@ pub struct Framing {
     /// A message that spans frames, as far as it has come.
     gathered: BytesMut,
     message_bytes_max: usize,
+    /// The highest flag that is taken.
+    flag_max: u8,
 }
 
 impl Framing {
-    /// For messages of at most so many bytes.
+    /// For messages of at most so many bytes, none of them compressed.
     pub fn new(message_bytes_max: usize) -> Self {
-        Self { chunk: Bytes::new(), gathered: BytesMut::new(), message_bytes_max }
+        Self { chunk: Bytes::new(), gathered: BytesMut::new(), message_bytes_max, flag_max: 0 }
+    }
+
+    /// The same where messages may be compressed: the bound is on them as they are sent.
+    pub fn compressible(message_bytes_max: usize) -> Self {
+        Self { flag_max: 1, ..Self::new(message_bytes_max) }
     }
 
     /// The next bytes of the stream: once [`take`](Self::take) has found no further message.
@@ -51,7 +67,7 @@ impl Framing {
     pub fn take<E: From<BadPrefix>>(
         &mut self,
         mut hold: impl FnMut(usize) -> Result<(), E>,
-    ) -> Result<Option<Bytes>, E> {
+    ) -> Result<Option<Message>, E> {
         if self.gathered.is_empty() {
             if self.chunk.is_empty() {
                 return Ok(None);
@@ -59,8 +75,9 @@ impl Framing {
             if let Some(length) = self.length(&self.chunk)?
                 && self.chunk.len() >= PREFIX_BYTES + length
             {
-                self.chunk.advance(PREFIX_BYTES);
-                return Ok(Some(self.chunk.split_to(length)));
+                let compressed = self.chunk.get_u8() == 1;
+                self.chunk.advance(PREFIX_BYTES - 1);
+                return Ok(Some(Message { compressed, bytes: self.chunk.split_to(length) }));
             }
         }
         while !self.chunk.is_empty() {
@@ -74,8 +91,9 @@ impl Framing {
             if let Some(length) = self.length(&self.gathered)?
                 && self.gathered.len() == PREFIX_BYTES + length
             {
-                self.gathered.advance(PREFIX_BYTES);
-                return Ok(Some(std::mem::take(&mut self.gathered).freeze()));
+                let compressed = self.gathered.get_u8() == 1;
+                self.gathered.advance(PREFIX_BYTES - 1);
+                return Ok(Some(Message { compressed, bytes: std::mem::take(&mut self.gathered).freeze() }));
             }
         }
         Ok(None)
@@ -84,7 +102,7 @@ impl Framing {
     /// The length that the prefix at the head of `bytes` announces; None: the prefix is not whole.
     fn length(&self, bytes: &[u8]) -> Result<Option<usize>, BadPrefix> {
         let &[flag, a, b, c, d, ..] = bytes else { return Ok(None) };
-        if flag != 0 {
+        if flag > self.flag_max {
             return Err(BadPrefix::Flag(flag));
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;

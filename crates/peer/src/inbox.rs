@@ -29,7 +29,7 @@ impl Inbox {
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Lost>> {
         loop {
             if let Some(message) = self.framing.take::<Lost>(|_| Ok(()))? {
-                return Poll::Ready(Ok(Some(message)));
+                return Poll::Ready(Ok(Some(message.bytes)));
             }
             match ready!(self.body.poll_data(cx)) {
                 Some(Ok(data)) => {

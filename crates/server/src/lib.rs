@@ -16,6 +16,6 @@ pub(crate) mod transport;
 pub(crate) mod watch;
 pub(crate) mod web;
 
-pub use server::{Ports, Server, ServerConfig, ServerError};
+pub use server::{Ports, Server, ServerConfig, ServerError, Waiting};
 pub use tls::Mutual;
 pub use transport::listener::{Accepted, Acceptor, Plain};

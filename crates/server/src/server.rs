@@ -12,6 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use netsy_node::Node;
+use socket2::SockRef;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ use tokio::task::JoinHandle;
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
 /// Connections to the health port; probes and scrapers need few.
 const HEALTH_CONNECTIONS_MAX: usize = 256;
+
+/// Answers under way when a node begins to serve: they need no time.
+const WAITING_DRAIN: Duration = Duration::from_millis(500);
 
 /// What the server is told; parsing and defaults of the file are the program's.
 #[derive(Clone, Debug)]
@@ -188,9 +192,62 @@ impl Ports {
     }
 }
 
+/// Probes are answered and clients refused while there is no node yet.
+pub struct Waiting {
+    client: SocketAddr,
+    health: Option<Bound>,
+    drain: watch::Sender<bool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Ports {
+    /// For a start that takes long: the health port tells `why`, and nobody listens for clients, who would hang and are to
+    /// go elsewhere. Must be called in a Tokio runtime.
+    pub fn wait(self, why: watch::Receiver<String>) -> Result<Waiting, ServerError> {
+        let metrics = Metrics::new()?;
+        let (drain, draining) = watch::channel(false);
+        let mut task = None;
+        if let Some(health) = &self.health {
+            let listening = Listening {
+                routes: Arc::new(NoNodeYet(why)),
+                acceptor: Plain,
+                limits: ConnectionLimits::default(),
+                connections_max: HEALTH_CONNECTIONS_MAX,
+                traffic: metrics.health_traffic(),
+                connections: metrics.health_connections(),
+            };
+            task = Some(tokio::spawn(listening.run(health.again()?, draining, WAITING_DRAIN)));
+        }
+        Ok(Waiting { client: self.client.addr, health: self.health, drain, task })
+    }
+}
+
+impl Waiting {
+    /// Listens for clients again. Connections that come from now on wait for the server.
+    pub async fn stop(self) -> Result<Ports, ServerError> {
+        let client = bind(self.client).await?;
+        self.drain.send_replace(true);
+        if let Some(task) = self.task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "a listener's task ended badly");
+        }
+        Ok(Ports { client, health: self.health })
+    }
+}
+
 struct Bound {
     listener: TcpListener,
     addr: SocketAddr,
+}
+
+impl Bound {
+    /// The same port for somebody else.
+    fn again(&self) -> Result<TcpListener, ServerError> {
+        let failed = |source| ServerError::Bind { addr: self.addr, source };
+        let socket = SockRef::from(&self.listener).try_clone().map_err(failed)?;
+        TcpListener::from_std(socket.into()).map_err(failed)
+    }
 }
 
 async fn bind(addr: SocketAddr) -> Result<Bound, ServerError> {
@@ -218,5 +275,28 @@ impl Routes for HealthPort {
 
     fn http(self: Arc<Self>, request: Request<()>) -> BoxFuture<'static, Response<Bytes>> {
         web::health_port(self.0.clone(), request).boxed()
+    }
+}
+
+/// The health port before there is a node.
+struct NoNodeYet(watch::Receiver<String>);
+
+impl NoNodeYet {
+    fn answer(&self, head: &http::request::Parts) -> Response<Bytes> {
+        let why = self.0.borrow().clone();
+        web::before_a_node(head, &why)
+    }
+}
+
+impl Routes for NoNodeYet {
+    fn start(self: &Arc<Self>, incoming: Incoming) -> Work {
+        let Incoming { head, send, shared, .. } = incoming;
+        let response = self.answer(&head);
+        Work::Here(crate::grpc::reply::Responder { send, shared }.finish_http(response).boxed())
+    }
+
+    fn http(self: Arc<Self>, request: Request<()>) -> BoxFuture<'static, Response<Bytes>> {
+        let response = self.answer(&request.into_parts().0);
+        std::future::ready(response).boxed()
     }
 }

@@ -5,9 +5,12 @@ mod common;
 
 use bytes::{BufMut, BytesMut};
 use common::{Running, key, put, start};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use netsy_api::etcdserverpb::*;
 use netsy_fuzz::{Verdict, run};
 use prost::Message;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -38,14 +41,26 @@ fn literal(block: &mut Vec<u8>, first: u8, name: Option<&str>, value: &str) {
 
 /// A call as frames: its headers and its message.
 fn call_frames(stream: u32, path: &str, message: &[u8]) -> Vec<u8> {
+    frames_of(stream, path, message, false)
+}
+
+/// The same with `message` said to be compressed.
+fn gzip_frames(stream: u32, path: &str, message: &[u8]) -> Vec<u8> {
+    frames_of(stream, path, message, true)
+}
+
+fn frames_of(stream: u32, path: &str, message: &[u8], gzip: bool) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
     literal(&mut block, 0x44, None, path);
     literal(&mut block, 0x41, None, "http://127.0.0.1:2379");
     literal(&mut block, 0x5f, None, "application/grpc");
     literal(&mut block, 0x40, Some("te"), "trailers");
     literal(&mut block, 0x40, Some("grpc-timeout"), "1S");
+    if gzip {
+        literal(&mut block, 0x40, Some("grpc-encoding"), "gzip");
+    }
     let mut framed = BytesMut::new();
-    framed.put_u8(0);
+    framed.put_u8(u8::from(gzip));
     framed.put_u32(message.len() as u32);
     framed.put_slice(message);
     [frame(1, 4, stream, &block), frame(0, 1, stream, &framed)].concat()
@@ -181,6 +196,26 @@ fn fuzz_messages_of_requests() {
         let (path, _) = calls[usize::from(number) % calls.len()];
         [begin.clone(), call_frames(1, path, message)].concat()
     });
+}
+
+/// The same with the message compressed, and then changed.
+#[test]
+fn fuzz_compressed_messages() {
+    let calls = calls();
+    let corpus: Vec<Vec<u8>> =
+        (0u8..).zip(&calls).map(|(number, (_, message))| [vec![number], zip(message)].concat()).collect();
+    let begin = [PREFACE.to_vec(), frame(4, 0, 0, &[])].concat();
+    fuzz("compressed messages", &corpus, 500, |input| {
+        let (number, message) = input.split_first().map_or((0, &[][..]), |(number, rest)| (*number, rest));
+        let (path, _) = calls[usize::from(number) % calls.len()];
+        [begin.clone(), gzip_frames(1, path, message)].concat()
+    });
+}
+
+fn zip(message: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(message).expect("writing to memory");
+    encoder.finish().expect("writing to memory")
 }
 
 /// Everything a client sends, HTTP/2 and HTTP/1.

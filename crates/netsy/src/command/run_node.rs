@@ -3,7 +3,7 @@
 use crate::config::ClusterConfig;
 use anyhow::{Context, anyhow, bail};
 use netsy_api::ids::NodeId;
-use netsy_node::{Ended, Node, NodeConfig, PeerListen};
+use netsy_node::{Ended, Node, NodeConfig, Opened, PeerListen};
 use netsy_objects::{Buckets, StorageConfig};
 use netsy_peer::tls::{RELOAD_INTERVAL, TlsStore};
 use netsy_server::{Mutual, Plain, Ports, Server, ServerConfig};
@@ -12,9 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// Bytes of current values kept in memory.
 const VALUE_CACHE_BYTES_MAX: usize = 64 << 20;
+
+/// Between two tries of a start to reach object storage, the first time and at most.
+const STORE_PAUSE_MIN: Duration = Duration::from_millis(500);
+const STORE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A start that takes longer than this answers probes.
+const QUIET_START: Duration = Duration::from_secs(2);
 
 /// Where a node listens.
 pub struct Listen {
@@ -161,8 +168,8 @@ async fn serve(
     }
     let config = NodeConfig { sqlite_vfs, ..node_config(cluster, node_id.clone(), data_dir.to_path_buf(), advertise)? };
     let peers = peers.map(|listener| PeerListen { listener, tls: listen.tls.as_ref().map(|tls| tls.peers()) });
-    let node = tokio::select! {
-        node = Node::start(config, buckets, peers) => node?,
+    let (node, ports) = tokio::select! {
+        started = start(config, &buckets, ports, peers) => started?,
         _ = terminate.recv() => bail!("stopped by SIGTERM before it served"),
         _ = interrupt.recv() => bail!("stopped before it served"),
     };
@@ -238,6 +245,43 @@ async fn serve(
         // Clients are to go elsewhere at once; what was promised is in the bucket or on disk.
         Some(Ended::Failed(why)) => bail!("the node cannot go on: {why}"),
     }
+}
+
+async fn start(
+    config: NodeConfig,
+    buckets: &Buckets,
+    ports: Ports,
+    peers: Option<PeerListen>,
+) -> anyhow::Result<(Node, Ports)> {
+    let (opened, ports) = open(&config, buckets, ports).await?;
+    Ok((Node::start_opened(opened, peers).await?, ports))
+}
+
+/// Opens what a node begins with. Object storage that cannot be asked is waited for: to end would make whoever watches
+/// over this process start it again and again, and tell an operator less.
+async fn open(config: &NodeConfig, buckets: &Buckets, ports: Ports) -> anyhow::Result<(Opened, Ports)> {
+    let (why, told) = watch::channel("the node opens its local database and object storage".to_owned());
+    let tries = async {
+        let mut pause = STORE_PAUSE_MIN;
+        loop {
+            match Opened::open(config.clone(), buckets.clone()).await {
+                Err(error) if error.storage_is_out() => {
+                    tracing::warn!(%error, "object storage does not answer: the node waits for it, and starts then");
+                    why.send_replace(format!("object storage does not answer: {error}"));
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(STORE_PAUSE_MAX);
+                }
+                done => return done,
+            }
+        }
+    };
+    let mut tries = std::pin::pin!(tries);
+    if let Ok(opened) = tokio::time::timeout(QUIET_START, &mut tries).await {
+        return Ok((opened?, ports));
+    }
+    let waiting = ports.wait(told)?;
+    let opened = tries.await?;
+    Ok((opened, waiting.stop().await?))
 }
 
 /// What follows a node's end.

@@ -6,6 +6,7 @@ use super::history::HistoryError;
 use super::hub::Shared;
 use super::item::{Replayed, StreamEnd, WatchItem};
 use super::state::{Phase, State, Wanted, Watcher};
+use crate::fail_stop::FailStop;
 use bytes::Bytes;
 use netsy_api::ids::Revision;
 use netsy_mvcc::watch_match::Matcher;
@@ -68,6 +69,7 @@ struct Found {
 
 impl Shared {
     pub(super) fn run_replay(&self) {
+        let _fail_stop = FailStop("replay of watches");
         loop {
             self.tick(Instant::now());
             let round = self.replay_round();

@@ -3,6 +3,7 @@
 use super::events::RevisionEvents;
 use super::history::HistoryError;
 use super::hub::Shared;
+use crate::fail_stop::FailStop;
 use netsy_api::ids::Position;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -80,6 +81,7 @@ impl Shared {
     }
 
     pub(super) fn run_resolver(&self) {
+        let _fail_stop = FailStop("values of watches");
         while self.resolver.wait() {
             self.resolve_round();
         }

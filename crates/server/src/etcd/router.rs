@@ -1,8 +1,10 @@
 //! Which handler a request goes to.
 
 use super::{Service, cluster, forward, health, keep_alive, kv, lease, maintenance, operator, range_stream};
-use crate::grpc::call::{streaming, unary, unary_of};
-use crate::grpc::reply::Responder;
+use crate::grpc::call::{Call, streaming, unary, unary_of};
+use crate::grpc::deadline::timeout_of;
+use crate::grpc::gunzip::{ENCODINGS, is_gzip};
+use crate::grpc::reply::{Responder, response_head};
 use crate::grpc::rpc::Rpc;
 use crate::grpc::status::Status;
 use crate::transport::{Incoming, Routes, Work};
@@ -10,7 +12,7 @@ use crate::web;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use std::sync::Arc;
 
 impl Routes for Service {
@@ -18,12 +20,22 @@ impl Routes for Service {
         if !is_grpc(&incoming) {
             return plain(self.clone(), incoming);
         }
+        // In the order in which grpc-go finds fault.
+        let timeout = match timeout_of(&incoming.head.headers) {
+            Ok(timeout) => timeout,
+            Err(status) => return refuse_as(incoming, StatusCode::BAD_REQUEST, &status),
+        };
         let Some(rpc) = Rpc::of_path(incoming.head.uri.path()) else {
             return refuse(incoming);
         };
+        let gzip = match is_gzip(&incoming.head.headers) {
+            Ok(gzip) => gzip,
+            Err(status) => return refuse_encoding(incoming, &status),
+        };
+        let call = Call { incoming, timeout, gzip };
         let site = self.clone();
         match rpc {
-            Rpc::Range => Work::Here(unary(site, incoming, rpc, kv::range).boxed()),
+            Rpc::Range => Work::Here(unary(site, call, rpc, kv::range).boxed()),
             Rpc::Put
             | Rpc::Txn
             | Rpc::DeleteRange
@@ -38,24 +50,24 @@ impl Routes for Service {
             | Rpc::OperatorSetCluster
             | Rpc::OperatorRemoveNode => {
                 let decide = async move |service: &Service, cx, body| forward::decide(service, cx, rpc, body).await;
-                Work::Queued(unary_of(site, incoming, rpc, Ok, decide).boxed())
+                Work::Queued(unary_of(site, call, rpc, Ok, decide).boxed())
             }
-            Rpc::RangeStream => Work::Queued(streaming(site, incoming, rpc, range_stream::range_stream).boxed()),
-            Rpc::Watch => Work::Queued(streaming(site, incoming, rpc, crate::watch::watch).boxed()),
-            Rpc::LeaseLeases => Work::Here(unary(site, incoming, rpc, lease::leases).boxed()),
-            Rpc::LeaseKeepAlive => Work::Queued(streaming(site, incoming, rpc, keep_alive::keep_alive).boxed()),
-            Rpc::MemberList => Work::Here(unary(site, incoming, rpc, cluster::member_list).boxed()),
-            Rpc::Status => Work::Here(unary(site, incoming, rpc, maintenance::node_status).boxed()),
-            Rpc::Defragment => Work::Queued(unary(site, incoming, rpc, maintenance::defragment).boxed()),
-            Rpc::Hash => Work::Queued(unary(site, incoming, rpc, maintenance::hash).boxed()),
-            Rpc::HashKv => Work::Queued(unary(site, incoming, rpc, maintenance::hash_kv).boxed()),
-            Rpc::HealthCheck => Work::Here(unary(site, incoming, rpc, health::check).boxed()),
-            Rpc::HealthWatch => Work::Queued(streaming(site, incoming, rpc, health::watch).boxed()),
-            Rpc::MemberAdd | Rpc::MemberUpdate => refuse_with(incoming, &cluster::by_itself(rpc)),
-            Rpc::Snapshot | Rpc::Downgrade => refuse(incoming),
-            Rpc::OperatorCluster => Work::Queued(unary(site, incoming, rpc, operator::cluster).boxed()),
-            Rpc::OperatorRecover => Work::Queued(unary(site, incoming, rpc, operator::recover).boxed()),
-            Rpc::MoveLeader => Work::Queued(unary(site, incoming, rpc, maintenance::move_leader).boxed()),
+            Rpc::RangeStream => Work::Queued(streaming(site, call, rpc, range_stream::range_stream).boxed()),
+            Rpc::Watch => Work::Queued(streaming(site, call, rpc, crate::watch::watch).boxed()),
+            Rpc::LeaseLeases => Work::Here(unary(site, call, rpc, lease::leases).boxed()),
+            Rpc::LeaseKeepAlive => Work::Queued(streaming(site, call, rpc, keep_alive::keep_alive).boxed()),
+            Rpc::MemberList => Work::Here(unary(site, call, rpc, cluster::member_list).boxed()),
+            Rpc::Status => Work::Here(unary(site, call, rpc, maintenance::node_status).boxed()),
+            Rpc::Defragment => Work::Queued(unary(site, call, rpc, maintenance::defragment).boxed()),
+            Rpc::Hash => Work::Queued(unary(site, call, rpc, maintenance::hash).boxed()),
+            Rpc::HashKv => Work::Queued(unary(site, call, rpc, maintenance::hash_kv).boxed()),
+            Rpc::HealthCheck => Work::Here(unary(site, call, rpc, health::check).boxed()),
+            Rpc::HealthWatch => Work::Queued(streaming(site, call, rpc, health::watch).boxed()),
+            Rpc::MemberAdd | Rpc::MemberUpdate => refuse_with(call.incoming, &cluster::by_itself(rpc)),
+            Rpc::Snapshot | Rpc::Downgrade => refuse(call.incoming),
+            Rpc::OperatorCluster => Work::Queued(unary(site, call, rpc, operator::cluster).boxed()),
+            Rpc::OperatorRecover => Work::Queued(unary(site, call, rpc, operator::recover).boxed()),
+            Rpc::MoveLeader => Work::Queued(unary(site, call, rpc, maintenance::move_leader).boxed()),
         }
     }
 
@@ -95,8 +107,26 @@ fn refuse(incoming: Incoming) -> Work {
 }
 
 fn refuse_with(incoming: Incoming, status: &Status) -> Work {
+    refuse_as(incoming, StatusCode::OK, status)
+}
+
+/// The same as another answer of HTTP.
+fn refuse_as(incoming: Incoming, http: StatusCode, status: &Status) -> Work {
+    let mut head = response_head();
+    *head.status_mut() = http;
+    refuse_under(incoming, head, status)
+}
+
+/// A compression that is not known here: the answer names those that are.
+fn refuse_encoding(incoming: Incoming, status: &Status) -> Work {
+    let mut head = response_head();
+    head.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ENCODINGS));
+    refuse_under(incoming, head, status)
+}
+
+fn refuse_under(incoming: Incoming, head: Response<()>, status: &Status) -> Work {
     let Incoming { send, shared, .. } = incoming;
-    Responder { send, shared }.refuse(status);
+    Responder { send, shared }.refuse_under(head, status);
     Work::Here(std::future::ready(()).boxed())
 }
 

@@ -1,6 +1,5 @@
 //! The frame around every handler: one request in, deadline, metrics, panics, one answer out.
 
-use super::deadline::timeout_of;
 use super::message::MessageReader;
 use super::reply::{Body, Responder};
 use super::rpc::{Flow, Rpc};
@@ -30,6 +29,23 @@ pub(crate) struct CallLimits {
     pub(crate) message_bytes_max: usize,
     /// The server's own deadline, beside the client's.
     pub(crate) request_timeout: Duration,
+}
+
+/// A call whose headers are understood.
+pub(crate) struct Call {
+    pub(crate) incoming: Incoming,
+    /// How long the caller is willing to wait.
+    pub(crate) timeout: Option<Duration>,
+    /// Its messages may be compressed.
+    pub(crate) gzip: bool,
+}
+
+impl Call {
+    /// One whose headers ask for nothing.
+    #[cfg(test)]
+    pub(crate) fn plain(incoming: Incoming) -> Self {
+        Self { incoming, timeout: None, gzip: false }
+    }
 }
 
 /// What a handler of a unary call knows beside the request.
@@ -63,27 +79,27 @@ pub(crate) trait CallSite: Send + Sync + 'static {
 /// within it twice, and each call's is copied to the heap.
 pub(crate) fn unary<S: CallSite, Req: Message + Default>(
     site: Arc<S>,
-    incoming: Incoming,
+    call: Call,
     rpc: Rpc,
     handle: impl AsyncFnOnce(&S, UnaryContext, Req) -> Result<Body, Status>,
 ) -> impl Future<Output = ()> {
-    unary_of(site, incoming, rpc, decode::<Req>, handle)
+    unary_of(site, call, rpc, decode::<Req>, handle)
 }
 
 /// The same for a request that `read` makes of the message.
 pub(crate) fn unary_of<S: CallSite, Req>(
     site: Arc<S>,
-    incoming: Incoming,
+    call: Call,
     rpc: Rpc,
     read: fn(Bytes) -> Result<Req, Status>,
     handle: impl AsyncFnOnce(&S, UnaryContext, Req) -> Result<Body, Status>,
 ) -> impl Future<Output = ()> {
     let started = Instant::now();
     site.metrics().started(rpc);
-    let Incoming { head, body, send, shared } = incoming;
+    let Call { incoming: Incoming { head, body, send, shared }, timeout, gzip } = call;
     let headers = head.headers;
     let counted = Counted::unary(&shared);
-    let mut reader = MessageReader::new(body, shared.clone(), site.limits().message_bytes_max);
+    let mut reader = MessageReader::new(body, gzip, shared.clone(), site.limits().message_bytes_max);
     let mut responder = Responder { send, shared: shared.clone() };
     async move {
         let _counted = counted;
@@ -94,9 +110,8 @@ pub(crate) fn unary_of<S: CallSite, Req>(
             let request = read(bytes)?;
             site.admit(rpc.flow(), &headers)?;
             let limit = site.limits().request_timeout;
-            let timeout = timeout_of(&headers).map_or(limit, |asked| asked.min(limit));
             let context = UnaryContext {
-                deadline: started + timeout,
+                deadline: started + timeout.map_or(limit, |asked| asked.min(limit)),
                 request_bytes,
                 require_leader: requires_leader(&headers),
                 shared: shared.clone(),
@@ -122,15 +137,15 @@ pub(crate) fn unary_of<S: CallSite, Req>(
 /// leave at once, as some clients wait for them before they ask anything.
 pub(crate) fn streaming<S: CallSite, Req: Message + Default>(
     site: Arc<S>,
-    incoming: Incoming,
+    call: Call,
     rpc: Rpc,
     handle: impl AsyncFnOnce(&S, CallContext, RequestStream<Req>, &mut ResponseSink) -> Result<(), Status>,
 ) -> impl Future<Output = ()> {
     let started = Instant::now();
     site.metrics().started(rpc);
-    let Incoming { head, body, send, shared } = incoming;
+    let Call { incoming: Incoming { head, body, send, shared }, gzip, .. } = call;
     let counted = Counted::stream(&shared);
-    let reader = MessageReader::new(body, shared.clone(), site.limits().message_bytes_max);
+    let reader = MessageReader::new(body, gzip, shared.clone(), site.limits().message_bytes_max);
     let context = CallContext {
         require_leader: requires_leader(&head.headers),
         headers: head.headers,

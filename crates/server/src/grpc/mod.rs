@@ -2,6 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod deadline;
+pub(crate) mod gunzip;
 pub(crate) mod message;
 pub(crate) mod pieces;
 pub(crate) mod reply;

@@ -98,7 +98,11 @@ impl Responder {
 
     /// Sends the end of the call in the only header frame.
     pub(crate) fn refuse(&mut self, status: &Status) {
-        let mut response = response_head();
+        self.refuse_under(response_head(), status);
+    }
+
+    /// The same with other headers.
+    pub(crate) fn refuse_under(&mut self, mut response: Response<()>, status: &Status) {
         status.write_to(response.headers_mut());
         // An error here means that the client is gone.
         let _ = self.send.send_response(response, true);

@@ -40,6 +40,8 @@ pub(crate) struct ConnShared {
     pub(crate) drain: watch::Receiver<bool>,
     /// Bounds the calls that run apart.
     pub(crate) apart: Arc<Semaphore>,
+    /// Compressed requests are read one at a time: of each that has begun, all that it says may be in memory.
+    pub(crate) inflating: Arc<Semaphore>,
 }
 
 impl ConnShared {
@@ -58,6 +60,7 @@ impl ConnShared {
             has_sent: AtomicBool::new(false),
             drain,
             apart: Arc::new(Semaphore::new(APART_CALLS_MAX)),
+            inflating: Arc::new(Semaphore::new(1)),
         })
     }
 }
@@ -96,6 +99,10 @@ pub(crate) struct HeldBytes {
 impl HeldBytes {
     pub(crate) fn new(shared: Arc<ConnShared>) -> Self {
         Self { shared, bytes: 0 }
+    }
+
+    pub(crate) fn shared(&self) -> &ConnShared {
+        &self.shared
     }
 
     /// Takes `bytes` more, or says that the connection holds too much.

@@ -4,7 +4,7 @@
 use super::connection::ConnectionLimits;
 use super::listener::{Listening, Plain};
 use super::{Incoming, Routes, Work};
-use crate::grpc::call::{CallLimits, CallSite, UnaryContext, unary};
+use crate::grpc::call::{Call, CallLimits, CallSite, UnaryContext, unary};
 use crate::grpc::reply::Body;
 use crate::grpc::rpc::{Flow, Rpc};
 use crate::grpc::status::{Code, Status};
@@ -66,8 +66,8 @@ async fn put(_: &Echo, _: UnaryContext, request: PutRequest) -> Result<Body, Sta
 impl Routes for Echo {
     fn start(self: &Arc<Self>, incoming: Incoming) -> Work {
         match Rpc::of_path(incoming.head.uri.path()) {
-            Some(Rpc::Range) => Work::Here(unary(self.clone(), incoming, Rpc::Range, range).boxed()),
-            _ => Work::Queued(unary(self.clone(), incoming, Rpc::Put, put).boxed()),
+            Some(Rpc::Range) => Work::Here(unary(self.clone(), Call::plain(incoming), Rpc::Range, range).boxed()),
+            _ => Work::Queued(unary(self.clone(), Call::plain(incoming), Rpc::Put, put).boxed()),
         }
     }
 
@@ -271,7 +271,7 @@ async fn broken_framing_gets_a_status() {
         (&b""[..], "13"),
         (b"\0\0\0", "13"),
         (b"\0\0\0\0\x05ab", "13"),
-        (b"\x01\0\0\0\x01a", "12"),
+        (b"\x01\0\0\0\x01a", "13"),
         (b"\x07\0\0\0\x01a", "13"),
         (b"\0\xff\xff\xff\xff", "8"),
         (b"\0\0\0\0\x02\xff\xff", "13"),

@@ -2,7 +2,7 @@
 
 use super::encode::Encoder;
 use super::{FRAGMENT_OVERHEAD_BYTES, serve};
-use crate::grpc::call::{CallLimits, CallSite, streaming};
+use crate::grpc::call::{Call, CallLimits, CallSite, streaming};
 use crate::grpc::rpc::{Flow, Rpc};
 use crate::grpc::status::Status;
 use crate::grpc::streaming::{CallContext, RequestStream, ResponseSink};
@@ -122,7 +122,7 @@ async fn handler(
 
 impl Routes for Site {
     fn start(self: &Arc<Self>, incoming: Incoming) -> Work {
-        Work::Queued(streaming(self.clone(), incoming, Rpc::Watch, handler).boxed())
+        Work::Queued(streaming(self.clone(), Call::plain(incoming), Rpc::Watch, handler).boxed())
     }
 
     fn http(self: Arc<Self>, _: Request<()>) -> BoxFuture<'static, Response<Bytes>> {

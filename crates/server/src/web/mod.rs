@@ -41,6 +41,26 @@ pub(crate) async fn health_port(service: Arc<Service>, request: Request<()>) -> 
     }
 }
 
+/// Answers on the health port while there is no node yet: the process lives and is not ready.
+pub(crate) fn before_a_node(head: &http::request::Parts, why: &str) -> Response<Bytes> {
+    let path = head.uri.path();
+    if head.method != Method::GET {
+        return not_allowed();
+    }
+    let is_probe = |root: &str| path == root || path.strip_prefix(root).is_some_and(|rest| rest.starts_with('/'));
+    let unready = StatusCode::SERVICE_UNAVAILABLE;
+    match path {
+        _ if is_probe("/livez") => answer(StatusCode::OK, TEXT, "ok\n"),
+        _ if is_probe("/readyz") => answer(unready, TEXT, format!("[-]start failed: {why}\n")),
+        "/health" => {
+            let body = serde_json::json!({ "health": "false", "reason": why });
+            answer(unready, JSON, body.to_string())
+        }
+        "/metrics" => answer(unready, TEXT, format!("{why}\n")),
+        _ => answer(StatusCode::NOT_FOUND, TEXT, "404 page not found\n"),
+    }
+}
+
 fn version(service: &Service) -> Response<Bytes> {
     let cluster = if service.has_leader() { versions::CLUSTER } else { "not_decided" };
     let text = format!(
@@ -56,9 +76,13 @@ fn get(request: &Request<()>) -> Option<Response<Bytes>> {
     if request.method() == Method::GET {
         return None;
     }
+    Some(not_allowed())
+}
+
+fn not_allowed() -> Response<Bytes> {
     let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Method Not Allowed\n");
     refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
-    Some(refusal)
+    refusal
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
