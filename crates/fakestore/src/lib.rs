@@ -15,6 +15,7 @@ mod fault;
 mod objects;
 pub mod real;
 mod server;
+pub mod signed;
 mod wire;
 
 use std::net::SocketAddr;

@@ -173,6 +173,9 @@ pub struct ClusterManifest {
     /// The last time an operator gave voters up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovered: Option<Recovered>,
+    /// Whose log that kept, until a Primary has put it into the object log: no election goes without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<VoterId>,
     /// What a newer netsy wrote.
     #[serde(flatten)]
     pub extra: Extra,

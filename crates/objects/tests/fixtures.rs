@@ -72,6 +72,7 @@ fn cluster() -> ClusterManifest {
         nonce: Nonce(13),
         members: BTreeMap::from([(node(), MemberId(0xfeed_beef))]),
         recovered: Some(Recovered { term: Term(3), index: LogIndex(40) }),
+        kept: None,
         extra: Extra::new(),
     }
 }

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// Connections to and from the other nodes. Clones are the same.
@@ -24,6 +25,7 @@ pub struct Peers(Arc<Inner>);
 struct Inner {
     hub: Arc<Hub>,
     addr: SocketAddr,
+    runtime: Handle,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -56,7 +58,7 @@ impl Peers {
         let hub = Hub::new(config, local, tls, handler);
         let mut tasks = JoinSet::new();
         tasks.spawn(listen::run(hub.clone(), listener));
-        Ok(Self(Arc::new(Inner { hub, addr, tasks: Mutex::new(tasks) })))
+        Ok(Self(Arc::new(Inner { hub, addr, runtime: Handle::current(), tasks: Mutex::new(tasks) })))
     }
 
     /// Where other nodes connect.
@@ -65,7 +67,7 @@ impl Peers {
     }
 
     /// Who is to be called, and where (`HOST:PORT`, with or without a scheme). A connection is kept to each;
-    /// those to nodes that are not named any more are closed. This node's own name is passed over.
+    /// those to nodes that are not named any more are closed. This node's own name is passed over. Any thread may call.
     pub fn set_addresses(&self, nodes: impl IntoIterator<Item = (NodeId, String)>) {
         let hub = &self.0.hub;
         let mut named: HashMap<NodeId, String> = nodes.into_iter().collect();
@@ -92,7 +94,7 @@ impl Peers {
                 let mut tasks = self.0.tasks.lock();
                 // Those that ended leave their place.
                 while tasks.try_join_next().is_some() {}
-                tasks.spawn(dial::keep(hub.clone(), slot));
+                tasks.spawn_on(dial::keep(hub.clone(), slot), &self.0.runtime);
             }
         }
     }

@@ -281,6 +281,21 @@ async fn an_address_that_was_anothers_and_a_name_that_is_taken_are_told() {
     .await;
 }
 
+/// The node's log thread is the first to hear of some nodes.
+#[tokio::test]
+async fn addresses_may_come_from_any_thread() {
+    let a = Setup::new("a").start().await;
+    let b = Setup::new("b").start().await;
+    let (peers, address) = (a.peers.clone(), b.peers.addr().to_string());
+    let told = std::thread::spawn(move || peers.set_addresses([(node_id("b"), address)]));
+    tokio::task::spawn_blocking(move || told.join()).await.expect("waited").expect("no panic");
+    a.event(|event| match event {
+        PeerEvent::Up { remote, .. } if remote.node_id == node_id("b") => Some(()),
+        _ => None,
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_stopping_node_refuses_kindly() {
     let a = Setup::new("a").start().await;

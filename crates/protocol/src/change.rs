@@ -61,6 +61,8 @@ impl Engine {
         }
         let mut new = primary.manifest.clone();
         apply(&mut new);
+        // R12: with R4 done, what a recovery kept is in the object log.
+        new.kept = None;
         new.config_version = primary.manifest.config_version + 1;
         if mutant!(self, AbaEtag) {
             nonce = crate::mutant_support::content_nonce(&new);

@@ -94,6 +94,7 @@ impl Engine {
             nonce: self.random.nonce(),
             members: BTreeMap::from([(self.me.node_id.clone(), member)]),
             recovered: None,
+            kept: None,
         };
         let what = StoreCall::SwapManifest { expected: None, manifest: Box::new(manifest.clone()) };
         self.store(Purpose::FirstManifest(Box::new(manifest)), what);
@@ -125,6 +126,7 @@ impl Engine {
         let id = self.random.next();
         let rule = manifest.rule();
         let mut asked: BTreeSet<NodeId> = manifest.voters.iter().map(|v| v.node_id.clone()).collect();
+        asked.extend(manifest.kept.as_ref().map(|kept| kept.node_id.clone()));
         if rule.election == 0 || recover.is_some() {
             asked.extend(self.nodes.values().filter(|n| !n.stopped).map(|n| n.node_id.clone()));
         }
@@ -199,19 +201,23 @@ impl Engine {
                 {
                     let answers =
                         |v: &Voter| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v);
-                    let left = election.manifest.voters.iter().filter(|v| !lost.contains(v) && !answers(v));
-                    let silent: Vec<_> = left.map(|v| v.node_id.to_string()).collect();
+                    let needed = election.manifest.voters.iter().chain(&election.manifest.kept);
+                    let left = needed.filter(|v| !lost.contains(v) && !answers(v));
+                    let silent: BTreeSet<_> = left.map(|v| v.node_id.to_string()).collect();
                     return self.decline_recovery(format!(
                         "of the voters that are not given up {} did not answer within {} s: bring them back, or give \
                          them up, too",
-                        silent.join(", "),
+                        silent.into_iter().collect::<Vec<_>>().join(", "),
                         GIVE_UP_RECOVER / 1_000
                     ));
                 }
                 if election.recover.is_none() && (other || long) {
                     let answered: Vec<NodeId> = election.promises.keys().cloned().collect();
                     let needed = election.manifest.rule().election;
-                    let lost = !other && answered.len() < needed;
+                    let keeper = election.manifest.kept.as_ref();
+                    let kept = keeper
+                        .is_none_or(|v| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v));
+                    let lost = !other && (answered.len() < needed || !kept);
                     self.election = None;
                     if lost {
                         self.lose_quorum(needed, answered);
@@ -241,7 +247,7 @@ impl Engine {
         let (index_only, any_one, one_less) =
             (mutant!(self, PickByIndexOnly), mutant!(self, PickAnyPromiser), mutant!(self, ElectionQuorumMinusOne));
         let by_name = mutant!(self, IgnoreIncarnation);
-        let comes_back = mutant!(self, GivenUpComesBack);
+        let (comes_back, forgets_kept) = (mutant!(self, GivenUpComesBack), mutant!(self, KeptForgotten));
         let me = self.me.node_id.clone();
         let Some(election) = &mut self.election else { return };
         if election.step != Step::Asking {
@@ -251,9 +257,10 @@ impl Engine {
         let rule = manifest.rule();
         let everybody = rule.election == 0 || election.recover.is_some();
         // R11: a vote is of the incarnation that the manifest names.
-        let given_up = |p: &Promise| election.recover.as_ref().is_some_and(|lost| lost.contains(&p.process.voter()));
+        let is_lost = |v: &Voter| election.recover.as_ref().is_some_and(|lost| lost.contains(v));
+        let promised = |v: &Voter| election.promises.get(&v.node_id).filter(|p| p.process.voter() == *v);
         let votes = |p: &Promise| {
-            everybody && !given_up(p)
+            everybody && !is_lost(&p.process.voter())
                 || manifest.names(&p.process.voter())
                 || by_name && manifest.voters.iter().any(|v| v.node_id == p.process.node_id)
         };
@@ -262,11 +269,19 @@ impl Engine {
         let needed = match &election.recover {
             None => needed,
             // R12: all voters that are not lost.
-            Some(lost) => {
-                let mut left = manifest.voters.iter().filter(|v| !lost.contains(v));
-                let all = left.all(|v| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v));
+            Some(_) => {
+                let all = manifest.voters.iter().filter(|v| !is_lost(v)).all(|v| promised(v).is_some());
                 if all { 1 } else { usize::MAX }
             }
+        };
+        // R12: what an earlier recovery kept may be with this one alone, which need not be a voter.
+        let keeper = manifest.kept.as_ref().filter(|v| !is_lost(v) && !forgets_kept);
+        let keeper = match keeper {
+            Some(keeper) => match promised(keeper) {
+                None => return,
+                promise => promise,
+            },
+            None => None,
         };
         if eligible.len() < needed {
             return;
@@ -301,6 +316,11 @@ impl Engine {
         // R12: what an earlier recovery gave up is nothing to be ahead by.
         let given_up = election.manifest.recovered.filter(|_| !comes_back);
         let kept = |end: Run| given_up.map_or(end, |recovered| recovered.kept_of(end));
+        if let Some(keeper) = keeper {
+            let least = kept(keeper.end);
+            among.retain(|p| (kept(p.end).term, kept(p.end).last_index) >= (least.term, least.last_index));
+            among.push(keeper);
+        }
         // The greatest (last entry's term, last index); among equals the wished one, and rather not the Elector itself.
         let rank = |p: &&Promise| {
             let wished = election.prefer.as_ref() == Some(&p.process.node_id);
@@ -327,6 +347,7 @@ impl Engine {
                 new.voters.push(best.process.voter());
             }
             new.recovered = Some(recovered);
+            new.kept = Some(best.process.voter());
         }
         self.swap_election(new);
     }
@@ -434,8 +455,8 @@ impl Engine {
 
     pub(crate) fn lose_quorum(&mut self, needed: usize, answered: Vec<NodeId>) {
         let Some(manifest) = &self.manifest else { return };
-        let missing: Vec<NodeId> =
-            manifest.voters.iter().map(|v| v.node_id.clone()).filter(|n| !answered.contains(n)).collect();
+        let asked: BTreeSet<&NodeId> = manifest.voters.iter().chain(&manifest.kept).map(|v| &v.node_id).collect();
+        let missing: Vec<NodeId> = asked.into_iter().filter(|n| !answered.contains(n)).cloned().collect();
         let lost = QuorumLost { needed, answered, missing };
         if self.quorum_lost.as_ref() != Some(&lost) {
             self.quorum_lost = Some(lost.clone());
@@ -458,7 +479,7 @@ impl Engine {
         match self.why_not_recover(&lost) {
             Some(why) if !mutant!(self, RecoverByTimer) => self.report(Report::Declined(why)),
             _ => {
-                let voters = self.manifest.iter().flat_map(|m| &m.voters);
+                let voters = self.manifest.iter().flat_map(|m| m.voters.iter().chain(&m.kept));
                 let lost = voters.filter(|v| lost.contains(&v.node_id)).cloned().collect();
                 self.begin_election(RECOVERS, None, None, Some(lost));
             }
@@ -474,7 +495,8 @@ impl Engine {
             let primary = &manifest.primary.node_id;
             return Some(format!("the cluster goes on with Primary {primary}: there is nothing to recover"));
         }
-        let given_up: Vec<&Voter> = manifest.voters.iter().filter(|v| lost.contains(&v.node_id)).collect();
+        let needed = manifest.voters.iter().chain(&manifest.kept);
+        let given_up: Vec<&Voter> = needed.filter(|v| lost.contains(&v.node_id)).collect();
         if given_up.is_empty() {
             return Some("none of the nodes named is a voter".to_string());
         }

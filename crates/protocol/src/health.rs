@@ -4,6 +4,7 @@ use crate::command::StoreCall;
 use crate::config::{Millis, RegisteredNode};
 use crate::engine::{Engine, Purpose};
 use crate::message::{Message, NodeReport};
+use crate::quorum::Voter;
 use netsy_api::ids::{Incarnation, NodeId, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -261,6 +262,7 @@ impl Engine {
         let asked: BTreeSet<NodeId> = manifest
             .voters
             .iter()
+            .chain(&manifest.kept)
             .map(|v| v.node_id.clone())
             .filter(|n| *n != self.me.node_id && !self.peers.is_down(n) && (*n != primary || certain))
             .collect();
@@ -316,11 +318,16 @@ impl Engine {
             self.peers.quiet_until = self.now + pause.min(self.settings.heartbeat_interval);
             return;
         }
-        if answer < rule.election && !all && waited < self.settings.silence() {
+        // R12: whose log a recovery kept.
+        let keeps = |v: &Voter| {
+            *v == me || suspicion.answers.get(&v.node_id).is_some_and(|(incarnation, ..)| *incarnation == v.incarnation)
+        };
+        let too_few = answer < rule.election || !manifest.kept.as_ref().is_none_or(keeps);
+        if too_few && !all && waited < self.settings.silence() {
             // Busy ones are late: nothing is lost before they had their time.
             return self.ask_again(&open);
         }
-        if answer < rule.election {
+        if too_few {
             // R12: nothing would come of an election but promises that bind those who are there.
             let _ = primary_answers;
             self.lose_quorum(rule.election, answered);

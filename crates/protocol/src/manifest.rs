@@ -70,6 +70,9 @@ pub struct Manifest {
     pub members: BTreeMap<NodeId, u64>,
     /// The last time an operator gave voters up.
     pub recovered: Option<Recovered>,
+    /// Whose log that recovery kept, until a Primary has put it into the object log and served: what it kept may be on
+    /// that disk only, so there is no election without it.
+    pub kept: Option<Voter>,
 }
 
 impl Manifest {

@@ -85,6 +85,7 @@ mutants! {
     ReadsUnverified "R9 and R12: a replica answers from what it shows, though it was not compared with the Primary's log since that Primary's term began";
     HaltOnRecovered "R12: a node whose log holds what an operator gave up halts";
     GivenUpComesBack "R12: a node with entries that an operator gave up is elected for them, and goes on with them";
+    KeptForgotten "R12: a node without what a recovery kept is elected before the one that has it served";
     HaltUnlearned "R12: a node that differs from the object log halts before it has read whether an operator gave that up";
     UnprovenAnswers "R9, driver: an answer that made no entry leaves unproven";
     ProofAlone "R8 and R9, driver: an answer that saw what is not committed leaves once this is proven to be the Primary";

@@ -70,7 +70,9 @@ impl Engine {
                 .as_ref()
                 .is_some_and(|p| p.manifest.released == Some(me) && p.manifest.rule().election == 0);
         let recovered = self.recovered_from();
-        if !numbers && plan.is_none() && !lease_back && recovered.is_none() {
+        // R12: noted by any change.
+        let safe = self.primary.as_ref().is_some_and(|p| p.manifest.kept.is_some());
+        if !numbers && plan.is_none() && !lease_back && recovered.is_none() && !safe {
             return self.answer_leavers();
         }
         let spare: Vec<u64> = plan.iter().flat_map(|p| &p.members).map(|_| self.random.next() >> 1).collect();

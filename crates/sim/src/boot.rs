@@ -53,10 +53,11 @@ impl World {
             Answer::Registration(known) => {
                 let forget = self.mutant == Some(Mutant::ForgetBootCounter);
                 let Some(disk) = self.slots.get_mut(slot).and_then(|p| p.disk.as_mut()) else { return };
-                // Where another database is registered, its counter says nothing of one that was started before.
+                // Where another database is registered, its counter says nothing of one that was there before: it may be a
+                // copy, and another copy may have voted.
                 let behind = known.is_some_and(|(inc, boot)| match inc == disk.incarnation {
                     true => boot > disk.boot,
-                    false => disk.boot > 0,
+                    false => !disk.new,
                 });
                 if behind && !forget {
                     *disk = Disk::new(fresh);
@@ -171,6 +172,9 @@ impl World {
         place.booting = None;
         place.paused = false;
         place.deferred.clear();
+        if let Some(disk) = &mut place.disk {
+            disk.new = false;
+        }
         let full = place.full_disk > 0;
         let Some(process) = place.process.take() else { return };
         // Of what was on its way to the disk, some may have arrived, in order.

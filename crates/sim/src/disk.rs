@@ -29,6 +29,8 @@ pub struct Point {
 #[derive(Clone, Debug)]
 pub struct Disk {
     pub incarnation: Incarnation,
+    /// The process that runs on it made it, or the next one will.
+    pub new: bool,
     pub boot: u64,
     pub promised: Term,
     pub log: Vec<Arc<Entry>>,
@@ -61,6 +63,7 @@ impl Disk {
     pub fn new(incarnation: u128) -> Self {
         Self {
             incarnation: Incarnation(incarnation),
+            new: true,
             boot: 0,
             promised: Term(0),
             log: vec![],

@@ -93,7 +93,7 @@ impl World {
             }
             Fault::Backup { node } => match self.slots.get_mut(node) {
                 Some(place) => {
-                    place.backup = place.disk.clone();
+                    place.backup = place.disk.clone().map(|disk| Disk { new: false, ..disk });
                     place.backup.is_some()
                 }
                 None => false,
@@ -164,6 +164,7 @@ impl World {
         let lost: Vec<_> = manifest
             .voters
             .iter()
+            .chain(&manifest.kept)
             .filter(|v| {
                 let place = self.slots.iter().find(|s| s.id == v.node_id);
                 let same = self.incarnation(&v.node_id) == Some(v.incarnation);

@@ -101,6 +101,8 @@ fn tell(seed: u64, finding: &Finding, mutant: Option<&str>) {
 struct Sweep {
     runs: u64,
     failed: Vec<u64>,
+    /// The first breach of each that failed, to be said once more at the end.
+    breaches: Vec<String>,
     steps: u64,
     simulated_ms: u64,
     settled_ms: Vec<u64>,
@@ -123,6 +125,8 @@ impl Sweep {
             self.faults_min = Some(self.faults_min.map_or(finding.faults, |least| least.min(finding.faults)));
         } else {
             self.failed.push(seed);
+            let breach: String = finding.breaches[0].chars().take(300).collect();
+            self.breaches.push(format!("seed {seed}: {}", breach.replace('\n', " ")));
         }
         for (what, n) in finding.counters {
             *self.counters.entry(what).or_default() += n;
@@ -147,10 +151,14 @@ impl Sweep {
         for (what, n) in &self.counters {
             println!("  {n:>10} {what}");
         }
+        // Last of all, and as the test command looks for it: of a long record only the end may be kept.
+        for breach in &self.breaches {
+            println!("went wrong: {breach}");
+        }
         let mut whole = self.failed.is_empty();
         if all_paths {
             for path in unreached(self.runs, &self.counters) {
-                println!("rare path not reached: {path}");
+                println!("went wrong: rare path not reached: {path}");
                 whole = false;
             }
         }

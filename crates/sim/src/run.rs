@@ -10,6 +10,7 @@ use netsy_history::{History, Log, NodeState, Op, Outcome, Rules, steps};
 use netsy_mvcc::{HashKv, Store};
 use netsy_protocol::manifest::Manifest;
 use netsy_protocol::mutant::Mutant;
+use netsy_protocol::quorum::Voter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -144,8 +145,9 @@ fn quiet(world: &World) -> bool {
 /// R12: fewer voters than an election needs still have the database that the manifest names.
 fn quorum_is_lost(world: &World) -> bool {
     let Some(manifest) = &world.bucket.manifest else { return false };
-    let left = manifest.voters.iter().filter(|v| world.incarnation(&v.node_id) == Some(v.incarnation)).count();
-    left < manifest.rule().election
+    let there = |v: &&Voter| world.incarnation(&v.node_id) == Some(v.incarnation);
+    let left = manifest.voters.iter().filter(there).count();
+    left < manifest.rule().election || manifest.kept.as_ref().is_some_and(|kept| !there(&kept))
 }
 
 fn describe(world: &World) -> String {

@@ -4,8 +4,19 @@ use crate::bucket::Chunk;
 use netsy_api::ids::{ChunkSeq, LogIndex, Term};
 use netsy_api::log::Entry;
 use netsy_protocol::manifest::{Manifest, Recovered};
+use netsy_protocol::quorum::Voter;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// An operator gave voters up (R12).
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    pub recovered: Recovered,
+    /// Whose log was kept.
+    pub kept: Voter,
+    /// When the first of those landed after which nobody led yet.
+    pub at: u64,
+}
 
 /// The committed log as the nodes showed it, and what contradicts it.
 #[derive(Debug, Default)]
@@ -16,8 +27,8 @@ pub struct Truth {
     pub objects: Vec<Arc<Entry>>,
     /// An operator gave voters up (R12).
     pub recovery_asked: bool,
-    /// A recovery by an operator (R12) after which nobody led yet, and when the first such landed.
-    pub recovered: Option<(Recovered, u64)>,
+    /// A recovery by an operator (R12) after which nobody led yet.
+    pub recovered: Option<Recovery>,
     /// What was shown and lost by a recovery, as it was, and when that recovery landed.
     pub lost: Vec<(Vec<Arc<Entry>>, u64)>,
     pub now: u64,
@@ -52,13 +63,18 @@ impl Truth {
 
     /// A Primary of `term` begins to serve with `log`. If it is the first one since an operator gave voters up (R12),
     /// what was shown and is not in there is lost; nothing may be lost later.
-    pub fn leads(&mut self, term: Term, log: &[Arc<Entry>]) {
-        let Some((_, at)) = self.recovered.take_if(|(recovered, _)| recovered.term <= term) else { return };
+    pub fn leads(&mut self, term: Term, by: &Voter, log: &[Arc<Entry>]) {
+        let Some(of) = self.recovered.take_if(|of| of.recovered.term <= term) else { return };
+        // R4 alone may have shortened the kept log, and then its index was corrected before others could follow.
+        if of.kept != *by && (log.len() as u64) < of.recovered.index.0 {
+            let (index, kept) = (of.recovered.index, log.len());
+            self.breach(format!("a recovery kept entries up to {index}, {by:?} leads with {kept} in term {term}"));
+        }
         // An end that was never committed may stand where other entries were.
         let same = self.entries.iter().zip(log).take_while(|(shown, own)| shown == own).count();
         if self.entries.len() > same {
             self.count("recovery lost entries");
-            self.lost.push((self.entries.clone(), at));
+            self.lost.push((self.entries.clone(), of.at));
             self.entries.truncate(same);
         }
     }
@@ -94,14 +110,19 @@ impl Truth {
 
     pub fn manifest_written(&mut self, before: Option<&Manifest>, new: &Manifest) {
         let Some(before) = before else { return };
+        if let (Some(of), Some(new)) = (&mut self.recovered, new.recovered)
+            && of.recovered.term == new.term
+        {
+            of.recovered = new;
+        }
         // By term: its index is corrected once R4 tells.
         if let Some(recovered) = new.recovered.filter(|new| before.recovered.map(|r| r.term) != Some(new.term)) {
             if !self.recovery_asked {
                 self.breach(format!("voters were given up in term {}, and no operator asked for it", recovered.term));
             }
             // Of several that nobody led after, the first one ended what was before.
-            let at = self.recovered.map_or(self.now, |(_, at)| at);
-            self.recovered = Some((recovered, at));
+            let at = self.recovered.as_ref().map_or(self.now, |of| of.at);
+            self.recovered = Some(Recovery { recovered, kept: new.primary.voter(), at });
         }
         if new.term < before.term || new.config_version <= before.config_version {
             self.breach(format!(

@@ -48,6 +48,7 @@ fn manifest(term: u64, primary: u8, voters: &[u8], quorum: i32) -> Manifest {
         nonce: Nonce(7),
         members: BTreeMap::from_iter((0..4).map(|n| (node(n), u64::from(n) + 1))),
         recovered: None,
+        kept: None,
     }
 }
 
