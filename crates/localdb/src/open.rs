@@ -38,7 +38,7 @@ pub struct Identity {
     pub cluster_id: String,
     /// Random, made with the database.
     pub incarnation: Incarnation,
-    /// Starts of this database that were counted: this one is not among them until [`Writer::count_start`].
+    /// Starts of this database that were counted before: this one is not among them until [`Writer::count_start`].
     pub boot_counter: u64,
     /// The highest term promised (R2).
     pub promised_term: Term,

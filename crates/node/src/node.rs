@@ -101,6 +101,8 @@ pub(crate) struct Inner {
     pub(crate) session: Session,
     /// This database (R11).
     pub(crate) incarnation: Incarnation,
+    /// And which of its starts this is.
+    pub(crate) boot: u64,
     pub(crate) bucket: Arc<dyn Bucket>,
     pub(crate) log: ObjectLog,
     pub(crate) manifest: Arc<ManifestStore>,
@@ -159,6 +161,7 @@ pub(crate) struct Parts {
     pub(crate) config: NodeConfig,
     pub(crate) session: Session,
     pub(crate) incarnation: Incarnation,
+    pub(crate) boot: u64,
     pub(crate) bucket: Arc<dyn Bucket>,
     pub(crate) manifest: Arc<ManifestStore>,
     pub(crate) db: localdb::Writer,
@@ -172,7 +175,7 @@ pub(crate) struct Parts {
 impl Node {
     /// Starts the log thread, the watch hub and what runs beside any role.
     pub(crate) fn assemble(parts: Parts) -> Result<Self, StartError> {
-        let Parts { config, session, incarnation, bucket, manifest, db, readers, store, point, engine } = parts;
+        let Parts { config, session, incarnation, boot, bucket, manifest, db, readers, store, point, engine } = parts;
         let (visible, revision) = (store.visible_index(), store.visible_revision());
         let compactions = Compactions::new(visible, store.compact_revision());
         let store = SharedStore::new(store);
@@ -188,6 +191,7 @@ impl Node {
             identity: Identity::new(&config),
             session,
             incarnation,
+            boot,
             log: ObjectLog::new(bucket.clone(), &config.cluster_id),
             bucket,
             manifest,

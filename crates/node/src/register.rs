@@ -30,13 +30,13 @@ pub(crate) fn boot_state(registered: Option<&Registration>, identity: &localdb::
 }
 
 /// Compares the boot counter with the registration, then raises it, in the database first (R11): compared after it was
-/// raised, a restored backup would catch up with its registration by failing to start.
+/// raised, a restored backup would catch up with its registration by failing to start. Returns the counter.
 pub(crate) async fn register(
     store: &ManifestStore,
     config: &NodeConfig,
     identity: &localdb::Identity,
     db: &mut localdb::Writer,
-) -> Result<(), StartError> {
+) -> Result<u64, StartError> {
     let mut counted = None;
     loop {
         let found = store.registration(&config.node_id).await?;
@@ -65,7 +65,7 @@ pub(crate) async fn register(
         };
         if let Swapped::Mine(_) = store.swap_registration(found.as_ref().map(|(_, v)| v), &registration).await? {
             failpoint::hit("start.registered");
-            return Ok(());
+            return Ok(boot);
         }
     }
 }

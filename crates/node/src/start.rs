@@ -167,6 +167,7 @@ impl Node {
             config,
             session,
             incarnation,
+            boot: identity.boot_counter,
             bucket,
             manifest,
             db,
@@ -261,9 +262,12 @@ async fn open_current(
 ) -> Result<(localdb::Writer, localdb::Readers, localdb::Identity), StartError> {
     let mut set_aside = false;
     loop {
-        let (mut db, readers, identity) = open(config).await?;
+        let (mut db, readers, mut identity) = open(config).await?;
         match register::register(manifest, config, &identity, &mut db).await {
-            Ok(()) => return Ok((db, readers, identity)),
+            Ok(boot) => {
+                identity.boot_counter = boot;
+                return Ok((db, readers, identity));
+            }
             Err(StartError::Behind) if !set_aside => {
                 set_aside = true;
                 drop((db, readers));

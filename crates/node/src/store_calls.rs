@@ -1,9 +1,10 @@
 //! The engine's calls to object storage: manifest, elector lock, registrations (R1, R10, R11).
 
+use crate::error::Unavailable;
 use crate::manifest_store::{Swapped, nonce};
-use crate::node::Inner;
+use crate::node::{Ended, Inner};
 use crate::start::StartError;
-use netsy_api::ids::{NodeId, Nonce};
+use netsy_api::ids::{Incarnation, NodeId, Nonce};
 use netsy_objects::Version;
 use netsy_objects::manifest as stored;
 use netsy_protocol::command::StoreCall;
@@ -159,9 +160,29 @@ async fn swap_lock(node: &Inner, expected: Option<Nonce>, wanted: ElectorLock) -
 
 async fn list_nodes(node: &Inner) -> Result<StoreResult, StartError> {
     let found = node.manifest.registrations().await?;
+    if let Some(why) = displaced(&node.config.node_id, node.incarnation, node.boot, &found) {
+        node.end(Unavailable::NoLeader, Ended::Failed(why));
+    }
     let nodes = found.iter().map(registered).collect();
     node.saw_registrations(found);
     Ok(StoreResult::Nodes(nodes))
+}
+
+/// Whether another process has registered under this node's name since this one did (R11: the newer registration is the
+/// node): two that go on would take the lock and the Primary's place from each other for ever, and on copies of one
+/// database they would vote twice.
+fn displaced(name: &NodeId, own: Incarnation, boot: u64, found: &[stored::Registration]) -> Option<String> {
+    let other = found.iter().find(|r| r.node_id == *name)?;
+    let how = match other.incarnation == own {
+        true if other.boot > boot => "on a copy of this database",
+        true => return None,
+        false => "with another database",
+    };
+    Some(format!(
+        "another process was started as node {name} since, {how} (its addresses: {}): give it another --node-id, or stop \
+         one of the two for good",
+        other.peer_urls.iter().chain(&other.client_urls).cloned().collect::<Vec<_>>().join(", ")
+    ))
 }
 
 /// A registration as the rules see it.
@@ -174,11 +195,7 @@ pub(crate) fn registered(r: &stored::Registration) -> RegisteredNode {
     }
 }
 
-async fn mark_stopped(
-    node: &Inner,
-    node_id: NodeId,
-    incarnation: netsy_api::ids::Incarnation,
-) -> Result<StoreResult, StartError> {
+async fn mark_stopped(node: &Inner, node_id: NodeId, incarnation: Incarnation) -> Result<StoreResult, StartError> {
     while let Some((found, version)) = node.manifest.registration(&node_id).await? {
         if found.incarnation != incarnation || found.stopped {
             break;
@@ -240,5 +257,35 @@ fn to_stored(m: &Manifest, extra: stored::Extra) -> stored::ClusterManifest {
         recovered: m.recovered.map(|r| stored::Recovered { term: r.term, index: r.index }),
         kept: m.kept.as_ref().map(|v| stored::VoterId { node_id: v.node_id.clone(), incarnation: v.incarnation }),
         extra,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newer_registration_of_a_name_is_the_node() {
+        let name = |name| NodeId::new(name).expect("valid");
+        let found = |node, incarnation, boot| stored::Registration {
+            schema_version: stored::SCHEMA_VERSION,
+            cluster_id: "c".into(),
+            node_id: name(node),
+            incarnation: Incarnation(incarnation),
+            boot,
+            stopped: false,
+            client_urls: vec![],
+            peer_urls: vec!["https://h:2380".into()],
+            version: String::new(),
+            nonce: Nonce(1),
+            extra: Default::default(),
+        };
+        let why = |other| displaced(&name("a"), Incarnation(1), 3, &[found("b", 9, 9), other]);
+        assert_eq!(why(found("a", 1, 3)), None);
+        assert_eq!(why(found("c", 2, 4)), None, "not registered any more");
+        let text = why(found("a", 1, 4)).expect("told");
+        assert!(text.contains("on a copy of this database (its addresses: https://h:2380)"), "{text}");
+        let text = why(found("a", 2, 1)).expect("told");
+        assert!(text.contains("as node a since, with another database"), "{text}");
     }
 }

@@ -6,3 +6,4 @@ mod everything;
 mod inspect;
 mod restore;
 mod setup;
+mod twins;
