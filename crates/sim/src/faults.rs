@@ -208,9 +208,10 @@ impl World {
             DiskFate::Kept => {}
             DiskFate::Wiped => place.disk = Some(wiped),
             DiskFate::Old => {
-                // Of an earlier start: one of the same start cannot be told from a crash (R11).
-                let boot = place.disk.as_ref().map_or(0, |d| d.boot);
-                if place.backup.as_ref().is_some_and(|b| b.boot < boot) {
+                // Of a start before the last one that registered: one of that start cannot be told from a crash (R11).
+                let known = self.bucket.registered(&place.id);
+                let earlier = |b: &Disk| known.is_some_and(|(inc, boot)| inc != b.incarnation || b.boot < boot);
+                if place.backup.as_ref().is_some_and(earlier) {
                     place.disk = place.backup.clone();
                 }
             }
