@@ -134,6 +134,7 @@ impl Server {
                 acceptor: Plain,
                 limits: ConnectionLimits::default(),
                 connections_max: HEALTH_CONNECTIONS_MAX,
+                closes: true,
                 traffic: metrics.health_traffic(),
                 connections: metrics.health_connections(),
             };
@@ -144,6 +145,7 @@ impl Server {
             acceptor,
             limits: ConnectionLimits::default(),
             connections_max: config.connections_max,
+            closes: true,
             traffic: metrics.traffic(),
             connections: metrics.connections(),
         };
@@ -213,6 +215,7 @@ impl Ports {
                 acceptor: Plain,
                 limits: ConnectionLimits::default(),
                 connections_max: HEALTH_CONNECTIONS_MAX,
+                closes: false,
                 traffic: metrics.health_traffic(),
                 connections: metrics.health_connections(),
             };

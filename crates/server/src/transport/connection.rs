@@ -22,6 +22,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 
+/// After the last GOAWAY the client has so long to close its side. What it sent before it read that is read, and thrown
+/// away: unread, the kernel would answer it with a reset, which may take the GOAWAY with it, or fail the client's next
+/// write before it reads. Then it would not know that it may send its request elsewhere.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// HTTP/2 settings and bounds of one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
@@ -45,6 +50,8 @@ pub(crate) struct ConnectionLimits {
     pub(crate) ping_timeout: Duration,
     /// Time to say which protocol is spoken, and to finish its greeting.
     pub(crate) greeting_timeout: Duration,
+    /// The same once the server drains, from then on: who has something to ask greets at once.
+    pub(crate) greeting_timeout_draining: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -60,6 +67,7 @@ impl Default for ConnectionLimits {
             ping_after: Duration::from_secs(2 * 3600),
             ping_timeout: Duration::from_secs(20),
             greeting_timeout: Duration::from_secs(10),
+            greeting_timeout_draining: Duration::from_secs(1),
         }
     }
 }
@@ -123,14 +131,21 @@ where
             waiting: false,
         },
     };
-    poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if !driver.draining && drained.as_mut().poll(cx).is_ready() {
             driver.draining = true;
             driver.h2.graceful_shutdown();
         }
         driver.poll(cx)
     })
-    .await
+    .await;
+    if ended.is_ok() && driver.draining {
+        let wire = driver.wire.clone();
+        drop(driver);
+        // Said was everything; a client that does not leave is left.
+        let _ = tokio::time::timeout(LINGER, poll_fn(|cx| wire.poll_ignore(cx))).await;
+    }
+    ended
 }
 
 fn h2_error(error: h2::Error) -> io::Error {

@@ -1,16 +1,17 @@
 //! Accepts connections, tells their protocol, serves each in a task of its own, and drains.
 
-use super::Routes;
 use super::connection::{self, ConnectionLimits};
 use super::http1;
 use super::shared::Client;
 use super::wire::Wire;
+use super::{Routes, accept_queue};
 use crate::metrics::{ConnectionGauge, Traffic};
 use netsy_peer::Identity;
 use socket2::{SockRef, TcpKeepalive};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -68,6 +69,9 @@ pub(crate) struct Listening<R, A> {
     pub(crate) limits: ConnectionLimits,
     /// Further connections are closed as they come.
     pub(crate) connections_max: usize,
+    /// The socket closes when this has drained. If not, somebody else listens on it, too, whose the connections are that
+    /// wait to be accepted.
+    pub(crate) closes: bool,
     pub(crate) traffic: Traffic,
     pub(crate) connections: ConnectionGauge,
 }
@@ -75,37 +79,53 @@ pub(crate) struct Listening<R, A> {
 impl<R: Routes, A: Acceptor> Listening<R, A> {
     /// Accepts until `drain` turns true, then lets the connections finish; those that have not
     /// after `drain_timeout` are cut.
+    ///
+    /// A client that was connected before is served like those that had made requests: greeted, told by a GOAWAY to go
+    /// elsewhere, answered what it had asked. A connection that closes without that word fails its requests, as nobody
+    /// can know whether they were done.
     pub(crate) async fn run(self, listener: TcpListener, mut drain: watch::Receiver<bool>, drain_timeout: Duration) {
         let this = Arc::new(self);
+        // The listening socket goes first, then the connections hear of it: who is sent away, and comes back at once, is
+        // to be refused at once.
+        let (leave, leaving) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                _ = drain.wait_for(|&draining| draining) => break,
-                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                    note_end(ended);
-                    continue;
-                }
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((socket, peer)) if tasks.len() < this.connections_max => {
-                    tasks.spawn(this.clone().connection(socket, peer, drain.clone()));
-                }
-                Ok((_, peer)) => {
-                    this.connections.refused();
-                    warn!(%peer, connections_max = this.connections_max, "connection refused: too many are open");
-                }
-                Err(error) if is_per_connection(&error) => {
-                    debug!(%error, "a connection was gone before it was accepted")
-                }
-                Err(error) => {
-                    warn!(%error, "cannot accept connections: raise the limit of open files if it is that");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+        {
+            let mut over = pin!(this.over(&listener, &mut drain));
+            loop {
+                let accepted = tokio::select! {
+                    biased;
+                    () = &mut over => break,
+                    Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                        note_end(ended);
+                        continue;
+                    }
+                    accepted = listener.accept() => accepted,
+                };
+                match accepted {
+                    Ok((socket, peer)) => this.clone().admit(&mut tasks, socket, peer, &leaving),
+                    Err(error) if is_per_connection(&error) => {
+                        debug!(%error, "a connection was gone before it was accepted")
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot accept connections: raise the limit of open files if it is that");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
                 }
             }
         }
-        drop(listener);
+        if this.closes {
+            match accept_queue::close(listener) {
+                Ok(waited) => {
+                    for (socket, peer) in waited {
+                        this.clone().admit(&mut tasks, socket, peer, &leaving);
+                    }
+                }
+                Err(error) => warn!(%error, "connections that waited to be accepted are cut"),
+            }
+        } else {
+            drop(listener);
+        }
+        leave.send_replace(true);
         let finished = async {
             while let Some(ended) = tasks.join_next().await {
                 note_end(ended);
@@ -114,6 +134,33 @@ impl<R: Routes, A: Acceptor> Listening<R, A> {
         if tokio::time::timeout(drain_timeout, finished).await.is_err() {
             warn!(connections = tasks.len(), "cutting connections that did not finish within drain_timeout");
             tasks.shutdown().await;
+        }
+    }
+
+    /// Completes when nothing more is to be accepted but what waits then.
+    async fn over(&self, listener: &TcpListener, drain: &mut watch::Receiver<bool>) {
+        // An error means that the server is gone, which is draining too.
+        let _ = drain.wait_for(|&draining| draining).await;
+        if self.closes {
+            match accept_queue::begin_no_more(listener) {
+                Ok(()) => tokio::time::sleep(accept_queue::HALF_OPEN).await,
+                Err(error) => debug!(%error, "connections may begin until the socket is closed"),
+            }
+        }
+    }
+
+    fn admit(
+        self: Arc<Self>,
+        tasks: &mut JoinSet<()>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        leaving: &watch::Receiver<bool>,
+    ) {
+        if tasks.len() < self.connections_max {
+            tasks.spawn(self.connection(socket, peer, leaving.clone()));
+        } else {
+            self.connections.refused();
+            warn!(%peer, connections_max = self.connections_max, "connection refused: too many are open");
         }
     }
 
@@ -133,11 +180,15 @@ impl<R: Routes, A: Acceptor> Listening<R, A> {
             let head = poll_fn(|cx| wire.poll_peek(cx, tells_protocol)).await?;
             Ok::<_, io::Error>((wire, identity, head.starts_with(PREFACE)))
         };
+        let last_call = async {
+            draining(drain.clone()).await;
+            tokio::time::sleep(self.limits.greeting_timeout_draining).await;
+        };
         let (wire, identity, is_http2) = tokio::select! {
             greeted = tokio::time::timeout(self.limits.greeting_timeout, greeting) => {
                 greeted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
             }
-            () = draining(drain.clone()) => return Ok(()),
+            () = last_call => return Ok(()),
         };
         if is_http2 {
             let client = Client { addr: peer, identity };
@@ -158,7 +209,7 @@ fn tells_protocol(head: &[u8]) -> bool {
     head.len() >= PREFACE.len() || !PREFACE.starts_with(head)
 }
 
-fn is_per_connection(error: &io::Error) -> bool {
+pub(super) fn is_per_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused

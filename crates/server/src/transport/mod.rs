@@ -1,5 +1,6 @@
 //! Sockets to calls: accepting, telling HTTP/1 from HTTP/2, driving connections, draining.
 
+mod accept_queue;
 mod authority;
 pub(crate) mod connection;
 mod frame_meter;

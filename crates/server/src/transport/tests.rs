@@ -1,8 +1,10 @@
 //! The transport with small calls behind it: what a client sees of framing, limits, pings, drains
 //! and faults.
 
+mod drain;
+
 use super::connection::ConnectionLimits;
-use super::listener::{Listening, Plain};
+use super::listener::{Acceptor, Listening, Plain};
 use super::{Incoming, Routes, Work};
 use crate::grpc::call::{Call, CallLimits, CallSite, UnaryContext, unary};
 use crate::grpc::reply::Body;
@@ -84,15 +86,25 @@ struct Running {
 }
 
 async fn start_with(limits: ConnectionLimits, connections_max: usize) -> Running {
-    let metrics = Metrics::new().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    start_on(listener, Plain, limits, connections_max)
+}
+
+fn start_on<A: Acceptor>(
+    listener: TcpListener,
+    acceptor: A,
+    limits: ConnectionLimits,
+    connections_max: usize,
+) -> Running {
+    let metrics = Metrics::new().unwrap();
     let addr = listener.local_addr().unwrap();
     let (drain, drained) = watch::channel(false);
     let listening = Listening {
         routes: Arc::new(Echo(metrics.clone())),
-        acceptor: Plain,
+        acceptor,
         limits,
         connections_max,
+        closes: true,
         traffic: metrics.traffic(),
         connections: metrics.connections(),
     };

@@ -125,6 +125,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.0.lock().poll_empty(cx)
     }
 
+    /// Reads until the peer has closed, for nobody. Lets others run after each read.
+    pub(crate) fn poll_ignore(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut space = [0u8; 4 << 10];
+        let mut buf = ReadBuf::new(&mut space);
+        match ready!(Pin::new(&mut self.0.lock().stream).poll_read(cx, &mut buf)) {
+            Ok(()) if !buf.filled().is_empty() => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        }
+    }
+
     /// Reads until `enough` says so of all that was read; it will be read again.
     /// Error: the peer closed before that.
     pub(crate) fn poll_peek(&self, cx: &mut Context<'_>, enough: impl Fn(&[u8]) -> bool) -> Poll<io::Result<Vec<u8>>> {

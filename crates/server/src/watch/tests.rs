@@ -154,6 +154,7 @@ impl World {
             acceptor: Plain,
             limits: ConnectionLimits::default(),
             connections_max: 100,
+            closes: true,
             traffic: metrics.traffic(),
             connections: metrics.connections(),
         };
