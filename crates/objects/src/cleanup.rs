@@ -63,12 +63,22 @@ pub struct Cleaner {
     manifests: BTreeMap<LogIndex, Kept>,
     /// Seals met so far: one for each term since the process began.
     seals: BTreeSet<ChunkSeq>,
+    /// What was listed and not there, this time and the time before: another node may have deleted it in between, but then
+    /// it is not listed again.
+    gone: HashSet<String>,
+    gone_before: HashSet<String>,
 }
 
 impl Cleaner {
     /// Cleans this log and the snapshots beside it.
     pub fn new(log: ObjectLog) -> Self {
-        Self { log, manifests: BTreeMap::new(), seals: BTreeSet::new() }
+        Self {
+            log,
+            manifests: BTreeMap::new(),
+            seals: BTreeSet::new(),
+            gone: HashSet::new(),
+            gone_before: HashSet::new(),
+        }
     }
 
     /// Deletes what may be deleted. `newest` is the newest snapshot this process knows to be checked;
@@ -78,6 +88,7 @@ impl Cleaner {
         newest: Option<&CheckedSnapshot>,
         policy: &CleanupPolicy,
     ) -> Result<CleanupReport, StoreError> {
+        self.gone_before = std::mem::take(&mut self.gone);
         let mut report = CleanupReport::default();
         let mut covered = ChunkSeq(0);
         if let Some(newest) = newest {
@@ -88,6 +99,17 @@ impl Cleaner {
         self.delete_folded(&listing, covered, &mut report).await?;
         self.delete_covered(&listing, covered, &mut report).await?;
         Ok(report)
+    }
+
+    /// Reports what is wrong; of what is not there, only if it was not there the last time either.
+    fn wrong(&mut self, report: &mut CleanupReport, error: ReadError) {
+        match &error {
+            ReadError::Missing { key } if !self.gone_before.contains(key) => {
+                tracing::debug!(%error, "clean-up: it has gone since it was listed");
+                self.gone.insert(key.clone());
+            }
+            _ => report.bad.push(error),
+        }
     }
 
     /// Deletes manifests that are neither new nor needed to reach back.
@@ -143,7 +165,7 @@ impl Cleaner {
                 Err(ReadError::Store(error)) => return Err(error),
                 // What it names is not known, so no part is certain to be unused.
                 Err(error) => {
-                    report.bad.push(error);
+                    self.wrong(report, error);
                     return Ok(ChunkSeq(0));
                 }
             }
@@ -212,7 +234,7 @@ impl Cleaner {
                     report.chunks += keys.len();
                 }
                 Err(ReadError::Store(error)) => return Err(error),
-                Err(error) => report.bad.push(error),
+                Err(error) => self.wrong(report, error),
             }
         }
         delete_all(&**self.log.bucket(), &unneeded).await?;

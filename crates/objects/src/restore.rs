@@ -83,10 +83,10 @@ impl From<StoreError> for RestoreError {
 pub async fn restore(log: &ObjectLog, sink: &mut dyn RestoreSink) -> Result<Restored, RestoreError> {
     let mut search = Search::new(log);
     for _ in 0..WAYS_MAX {
-        let way = search.find().await?;
+        let Some(way) = search.find().await? else { continue };
         match follow(log, &way, sink).await {
             Ok(end) if end.last_index >= way.reach => {
-                return Ok(Restored { snapshot: way.snapshot, end, passed_over: search.passed_over });
+                return Ok(Restored { snapshot: way.snapshot, end, passed_over: search.wrong.passed_over });
             }
             // A snapshot came up after the log was listed: list it again, once.
             Ok(end) if !search.too_short => {
@@ -94,7 +94,9 @@ pub async fn restore(log: &ObjectLog, sink: &mut dyn RestoreSink) -> Result<Rest
                 search.too_short = true;
             }
             Ok(end) => return Err(search.ends_early(&end, way.reach)),
-            Err(RestoreError::Read(error)) => search.avoid(error)?,
+            Err(RestoreError::Read(error)) => {
+                search.wrong.note(error)?;
+            }
             Err(error) => return Err(error),
         }
     }
@@ -120,28 +122,27 @@ pub async fn catch_up(
     last: LogIndex,
     sink: &mut dyn RestoreSink,
 ) -> Result<CaughtUp, RestoreError> {
-    let mut bad = HashSet::new();
-    let mut passed_over = Vec::new();
+    let mut wrong = Wrong::default();
     for _ in 0..WAYS_MAX {
         let mut from = from;
         // With the chunk of `from` itself: the newest one is always there. Of segments nothing is asked where chunks tell
         // all, which is so in every take-over from a Primary that was followed to the end.
         let before = ChunkSeq(from.seq.0.saturating_sub(1));
         let mut listing = log.list_chunks(before).await?;
-        if listing.end() < from.seq || listing.plan(from.seq, &bad).is_err() {
+        if listing.end() < from.seq || listing.plan(from.seq, &wrong.bad).is_err() {
             log.list_segments(before, &mut listing).await?;
         }
         if listing.end() < from.seq {
             return Ok(CaughtUp::Shorter);
         }
-        let plan = match listing.plan(from.seq, &bad) {
+        let plan = match listing.plan(from.seq, &wrong.bad) {
             Err(ReadError::Gap { .. }) => {
                 // A snapshot of what this node has is as good a place to begin.
                 let Some(point) = snapshot_within(log, last).await?.filter(|point| point.seq > from.seq) else {
                     return Ok(CaughtUp::NeedsSnapshot);
                 };
                 from = point;
-                match listing.plan(from.seq, &bad) {
+                match listing.plan(from.seq, &wrong.bad) {
                     Err(ReadError::Gap { .. }) => return Ok(CaughtUp::NeedsSnapshot),
                     plan => plan?,
                 }
@@ -150,7 +151,9 @@ pub async fn catch_up(
         };
         match read_plan(log, &plan, from, sink).await {
             Ok(end) => return Ok(CaughtUp::End(end)),
-            Err(RestoreError::Read(error)) => avoid(&mut bad, &mut passed_over, error)?,
+            Err(RestoreError::Read(error)) => {
+                wrong.note(error)?;
+            }
             Err(error) => return Err(error),
         }
     }
@@ -163,6 +166,8 @@ async fn snapshot_within(log: &ObjectLog, last: LogIndex) -> Result<Option<LogPo
         match read_snapshot_manifest(&**log.bucket(), log.cluster_id(), index).await {
             Ok(manifest) => return Ok(Some(manifest.covers())),
             Err(ReadError::Store(error)) => return Err(error.into()),
+            // Listed a moment ago: clean-up took it since.
+            Err(error @ ReadError::Missing { .. }) => tracing::debug!(%error, "a snapshot has gone"),
             Err(error) => tracing::warn!(%error, "a snapshot's manifest cannot be used"),
         }
     }
@@ -177,22 +182,66 @@ struct Way {
     reach: LogIndex,
 }
 
+/// Objects that could not be read.
+#[derive(Default)]
+struct Wrong {
+    /// Those to go around.
+    bad: HashSet<String>,
+    /// Those that were not there once.
+    gone: HashSet<String>,
+    /// What is wrong with the bad ones.
+    passed_over: Vec<ReadError>,
+}
+
+/// What is to be done about an object that could not be read.
+#[derive(PartialEq, Eq)]
+enum Noted {
+    /// There may be a way around it.
+    Bad,
+    /// What was listed is not what is there any more.
+    LookAgain,
+}
+
+impl Wrong {
+    /// Notes an object that is bad; other errors end the search.
+    ///
+    /// One that is not there is not missing yet: another node's clean-up may have deleted it since it was listed, as
+    /// something else holds what it held. The bucket has to be looked at again; what it still names then, and is still not
+    /// there, is missing. (What is not named any more, and nothing holds, is a gap in the log.)
+    fn note(&mut self, error: ReadError) -> Result<Noted, RestoreError> {
+        if let ReadError::Missing { key } = &error
+            && self.gone.insert(key.clone())
+        {
+            tracing::debug!(%error, "looking again whether it is there no more, or nothing names it");
+            return Ok(Noted::LookAgain);
+        }
+        match error.key() {
+            Some(key) if self.bad.insert(key.to_string()) => {
+                tracing::warn!(%error, "looking for a way around it");
+                self.passed_over.push(error);
+                Ok(Noted::Bad)
+            }
+            _ => Err(error.into()),
+        }
+    }
+}
+
 /// Looks for ways around the objects that are known to be bad.
 struct Search<'a> {
     log: &'a ObjectLog,
-    bad: HashSet<String>,
-    passed_over: Vec<ReadError>,
+    wrong: Wrong,
     manifests: HashMap<LogIndex, Arc<SnapshotManifest>>,
     too_short: bool,
 }
 
 impl<'a> Search<'a> {
     fn new(log: &'a ObjectLog) -> Self {
-        Self { log, bad: HashSet::new(), passed_over: Vec::new(), manifests: HashMap::new(), too_short: false }
+        Self { log, wrong: Wrong::default(), manifests: HashMap::new(), too_short: false }
     }
 
-    /// The newest snapshot, none at last, from which the log can be followed to its end.
-    async fn find(&mut self) -> Result<Way, RestoreError> {
+    /// The newest snapshot, none at last, from which the log can be followed to its end. `None`: something was deleted
+    /// while it was looked for.
+    async fn find(&mut self) -> Result<Option<Way>, RestoreError> {
         // The log before the snapshots: what clean-up deletes in between is covered by a snapshot
         // that is there to be listed.
         let mut listing = self.log.list(ChunkSeq(0)).await?;
@@ -200,7 +249,11 @@ impl<'a> Search<'a> {
         let reach = snapshots.last().copied().unwrap_or(LogIndex(0));
         let mut gap = None;
         for &index in snapshots.iter().rev() {
-            let Some(manifest) = self.manifest(index).await? else { continue };
+            let manifest = match self.manifest(index).await? {
+                Ok(manifest) => manifest,
+                Err(Noted::Bad) => continue,
+                Err(Noted::LookAgain) => return Ok(None),
+            };
             if manifest.seq > listing.end() {
                 // Written since the log was listed; its chunk, or a later one, stays for ever.
                 listing = self.log.list(ChunkSeq(0)).await?;
@@ -218,75 +271,56 @@ impl<'a> Search<'a> {
                 )
                 .into());
             }
-            if let Some(part) = manifest.parts.iter().find(|part| self.bad.contains(&part.key)) {
+            if let Some(part) = manifest.parts.iter().find(|part| self.wrong.bad.contains(&part.key)) {
                 tracing::warn!(%index, part = %part.key, "snapshot passed over");
                 continue;
             }
             match self.plan(&listing, manifest.seq) {
-                Ok(plan) => return Ok(Way { snapshot: Some(manifest), plan, reach }),
+                Ok(plan) => return Ok(Some(Way { snapshot: Some(manifest), plan, reach })),
                 Err(error) => gap = gap.or(Some(error)),
             }
         }
         match self.plan(&listing, ChunkSeq(0)) {
-            Ok(plan) => Ok(Way { snapshot: None, plan, reach }),
+            Ok(plan) => Ok(Some(Way { snapshot: None, plan, reach })),
             Err(error) => {
                 let error = gap.unwrap_or(error);
-                if self.passed_over.is_empty() { Err(error.into()) } else { Err(self.give_up(error.to_string())) }
+                if self.wrong.passed_over.is_empty() { Err(error.into()) } else { Err(self.give_up(error.to_string())) }
             }
         }
     }
 
     fn plan(&self, listing: &LogListing, after: ChunkSeq) -> Result<Vec<Source>, ReadError> {
-        listing.plan(after, &self.bad)
+        listing.plan(after, &self.wrong.bad)
     }
 
-    /// `None` for one that is bad.
-    async fn manifest(&mut self, index: LogIndex) -> Result<Option<Arc<SnapshotManifest>>, RestoreError> {
-        if self.bad.contains(&keys::snapshot_manifest(index)) {
-            return Ok(None);
+    /// A snapshot's manifest, or what was noted of it.
+    async fn manifest(&mut self, index: LogIndex) -> Result<Result<Arc<SnapshotManifest>, Noted>, RestoreError> {
+        if self.wrong.bad.contains(&keys::snapshot_manifest(index)) {
+            return Ok(Err(Noted::Bad));
         }
         if let Some(manifest) = self.manifests.get(&index) {
-            return Ok(Some(manifest.clone()));
+            return Ok(Ok(manifest.clone()));
         }
         match read_snapshot_manifest(&**self.log.bucket(), self.log.cluster_id(), index).await {
             Ok(manifest) => {
                 let manifest = Arc::new(manifest);
                 self.manifests.insert(index, manifest.clone());
-                Ok(Some(manifest))
+                Ok(Ok(manifest))
             }
-            Err(error) => {
-                self.avoid(error)?;
-                Ok(None)
-            }
+            Err(error) => self.wrong.note(error).map(Err),
         }
-    }
-
-    fn avoid(&mut self, error: ReadError) -> Result<(), RestoreError> {
-        avoid(&mut self.bad, &mut self.passed_over, error)
     }
 
     fn give_up(&mut self, otherwise: String) -> RestoreError {
-        if self.passed_over.is_empty() {
+        if self.wrong.passed_over.is_empty() {
             return RestoreError::Read(ReadError::bad(keys::LOG, otherwise));
         }
-        RestoreError::NoWay { bad: self.passed_over.swap_remove(0), otherwise }
+        RestoreError::NoWay { bad: self.wrong.passed_over.swap_remove(0), otherwise }
     }
 
     fn ends_early(&mut self, end: &LogPoint, reach: LogIndex) -> RestoreError {
         let text = format!("it ends at index {}, a snapshot reaches index {reach}", end.last_index);
         self.give_up(text)
-    }
-}
-
-/// Notes an object that is bad or gone; other errors end the search.
-fn avoid(bad: &mut HashSet<String>, passed_over: &mut Vec<ReadError>, error: ReadError) -> Result<(), RestoreError> {
-    match error.key() {
-        Some(key) if bad.insert(key.to_string()) => {
-            tracing::warn!(%error, "looking for a way around it");
-            passed_over.push(error);
-            Ok(())
-        }
-        _ => Err(error.into()),
     }
 }
 

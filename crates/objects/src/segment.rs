@@ -10,6 +10,10 @@ use crate::settle::{Settled, create_settled};
 use crate::snapshot::list_snapshots;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use netsy_api::ids::ChunkSeq;
+use std::collections::HashSet;
+
+/// Objects that may have gone while they were folded, before that is an error.
+const LOOKS_MAX: usize = 64;
 
 /// What is folded.
 #[derive(Clone, Copy, Debug)]
@@ -110,13 +114,28 @@ pub fn plan_folds(listing: &LogListing, above: ChunkSeq, policy: &FoldPolicy) ->
 
 /// Folds everything that is worth it.
 pub async fn fold_all(log: &ObjectLog, policy: &FoldPolicy) -> Result<Vec<CheckedSegment>, ReadError> {
+    let (mut gone, mut folded) = (HashSet::new(), Vec::new());
+    loop {
+        match fold_listed(log, policy, &mut folded).await {
+            Ok(()) => return Ok(folded),
+            // Listed, and not there: another node may have folded it meanwhile, or a snapshot covers it. Not so if it is
+            // listed again.
+            Err(ReadError::Missing { key }) if gone.len() < LOOKS_MAX && gone.insert(key.clone()) => {
+                tracing::debug!(%key, "it has gone while chunks were folded: looking again");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Folds what a LIST shows.
+async fn fold_listed(log: &ObjectLog, policy: &FoldPolicy, folded: &mut Vec<CheckedSegment>) -> Result<(), ReadError> {
     let above = oldest_snapshot_seq(log).await?;
     let listing = log.list(above).await?;
-    let mut folded = Vec::new();
     for run in plan_folds(&listing, above, policy) {
         folded.push(fold(log, run, policy).await?);
     }
-    Ok(folded)
+    Ok(())
 }
 
 /// Clean-up deletes chunks that no segment covers only up to the oldest snapshot.
@@ -125,6 +144,8 @@ async fn oldest_snapshot_seq(log: &ObjectLog) -> Result<ChunkSeq, ReadError> {
         match crate::snapshot::read_snapshot_manifest(&**log.bucket(), log.cluster_id(), index).await {
             Ok(manifest) => return Ok(manifest.seq),
             Err(ReadError::Store(error)) => return Err(error.into()),
+            // Listed a moment ago: clean-up took it since.
+            Err(error @ ReadError::Missing { .. }) => tracing::debug!(%error, "a snapshot has gone"),
             // One that cannot be read is no reason for a deletion either.
             Err(error) => tracing::warn!(%error, "a snapshot's manifest cannot be used"),
         }
