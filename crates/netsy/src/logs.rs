@@ -42,7 +42,7 @@ pub fn start(args: &LogArgs) -> anyhow::Result<()> {
 /// The filter, with the library's lines from warnings on where it would show more and does not name the library.
 fn without_tries(filter: &str) -> Cow<'_, str> {
     // What a filter has for everything that it does not name: its last bare level.
-    let rest = filter.split(',').filter_map(|part| part.trim().parse::<LevelFilter>().ok()).next_back();
+    let rest = filter.split(',').filter_map(|part| part.parse::<LevelFilter>().ok()).next_back();
     if filter.contains(STORE_CLIENT) || rest.is_none_or(|rest| rest <= LevelFilter::WARN) {
         return filter.into();
     }
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn tries_of_calls_to_the_store_are_shown_to_who_asks_for_them() {
-        for filter in ["info", "debug", "info,netsy_objects=debug", "netsy_peer=debug, info", "INFO", "3"] {
+        for filter in ["info", "debug", "info,netsy_objects=debug", "netsy_peer=debug,info", "INFO", "3"] {
             assert_eq!(shown(filter), "<library-warn><info><warn>", "{filter}");
         }
         assert_eq!(shown("info,object_store=info"), "<library-info><library-warn><info><warn>");
