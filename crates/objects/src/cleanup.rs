@@ -63,8 +63,8 @@ pub struct Cleaner {
     manifests: BTreeMap<LogIndex, Kept>,
     /// Seals met so far: one for each term since the process began.
     seals: BTreeSet<ChunkSeq>,
-    /// What was listed and not there, this time and the time before: another node may have deleted it in between, but then
-    /// it is not listed again.
+    /// What was listed and not there, this time and the time before: another node may have deleted it in between, but
+    /// then it is not listed again.
     gone: HashSet<String>,
     gone_before: HashSet<String>,
 }

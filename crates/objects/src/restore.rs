@@ -206,8 +206,8 @@ impl Wrong {
     /// Notes an object that is bad; other errors end the search.
     ///
     /// One that is not there is not missing yet: another node's clean-up may have deleted it since it was listed, as
-    /// something else holds what it held. The bucket has to be looked at again; what it still names then, and is still not
-    /// there, is missing. (What is not named any more, and nothing holds, is a gap in the log.)
+    /// something else holds what it held. The bucket has to be looked at again; what it still names then, and is still
+    /// not there, is missing. (What is not named any more, and nothing holds, is a gap in the log.)
     fn note(&mut self, error: ReadError) -> Result<Noted, RestoreError> {
         if let ReadError::Missing { key } = &error
             && self.gone.insert(key.clone())

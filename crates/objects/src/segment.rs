@@ -118,8 +118,8 @@ pub async fn fold_all(log: &ObjectLog, policy: &FoldPolicy) -> Result<Vec<Checke
     loop {
         match fold_listed(log, policy, &mut folded).await {
             Ok(()) => return Ok(folded),
-            // Listed, and not there: another node may have folded it meanwhile, or a snapshot covers it. Not so if it is
-            // listed again.
+            // Listed, and not there: another node may have folded it meanwhile, or a snapshot covers it. Not so if it
+            // is listed again.
             Err(ReadError::Missing { key }) if gone.len() < LOOKS_MAX && gone.insert(key.clone()) => {
                 tracing::debug!(%key, "it has gone while chunks were folded: looking again");
             }

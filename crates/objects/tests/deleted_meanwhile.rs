@@ -1,5 +1,5 @@
-//! Objects that were listed and are not there when they are read: deleted by another node's clean-up in between, which is
-//! nothing to speak of, or missing, which is said.
+//! Objects that were listed and are not there when they are read: deleted by another node's clean-up in between, which
+//! is nothing to speak of, or missing, which is said.
 
 mod support;
 

@@ -1,9 +1,9 @@
 //! What waits at a listening socket that is about to close.
 //!
 //! The kernel greets connections by itself and queues them. Those that nobody has accepted when the socket closes are
-//! reset, though their clients, for whom they are connected, may have sent requests already, and cannot know that nobody
-//! has looked at them. So first no connection is begun any more, then those that are being greeted get the time to
-//! come, and then all that wait are accepted.
+//! reset, though their clients, for whom they are connected, may have sent requests already, and cannot know that
+//! nobody has looked at them. So first no connection is begun any more, then those that are being greeted get the time
+//! to come, and then all that wait are accepted (docs/decisions/0010).
 
 use socket2::SockRef;
 use std::io;
@@ -24,8 +24,8 @@ pub(super) fn begin_no_more(listener: &TcpListener) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         use socket2::SockFilter;
-        // Of a packet that asks to begin one, SYN is set and ACK is not, in the byte of the flags. It is dropped without
-        // a word; all others pass.
+        // Of a packet that asks to begin one, SYN is set and ACK is not, in the byte of the flags. It is dropped
+        // without a word; all others pass.
         const FLAGS_AT: u32 = 13;
         const SYN: u32 = 0x02;
         const ACK: u32 = 0x10;

@@ -69,8 +69,8 @@ pub(crate) struct Listening<R, A> {
     pub(crate) limits: ConnectionLimits,
     /// Further connections are closed as they come.
     pub(crate) connections_max: usize,
-    /// The socket closes when this has drained. If not, somebody else listens on it, too, whose the connections are that
-    /// wait to be accepted.
+    /// The socket closes when this has drained. If not, somebody else listens on it, too, whose the connections are
+    /// that wait to be accepted.
     pub(crate) closes: bool,
     pub(crate) traffic: Traffic,
     pub(crate) connections: ConnectionGauge,
@@ -85,8 +85,8 @@ impl<R: Routes, A: Acceptor> Listening<R, A> {
     /// can know whether they were done.
     pub(crate) async fn run(self, listener: TcpListener, mut drain: watch::Receiver<bool>, drain_timeout: Duration) {
         let this = Arc::new(self);
-        // The listening socket goes first, then the connections hear of it: who is sent away, and comes back at once, is
-        // to be refused at once.
+        // The listening socket goes first, then the connections hear of it: who is sent away, and comes back at once,
+        // is to be refused at once.
         let (leave, leaving) = watch::channel(false);
         let mut tasks = JoinSet::new();
         {

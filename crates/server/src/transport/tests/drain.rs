@@ -1,5 +1,5 @@
-//! Connections that are not greeted yet, or not closed yet, when a drain begins: no request on them is lost. A client is
-//! answered, or told by a GOAWAY that its request was not looked at, which it sends elsewhere then.
+//! Connections that are not greeted yet, or not closed yet, when a drain begins: no request on them is lost. A client
+//! is answered, or told by a GOAWAY that its request was not looked at, which it sends elsewhere then.
 
 use super::*;
 use crate::transport::listener::Accepted;
