@@ -37,6 +37,7 @@ mod reports;
 mod requests;
 mod roles;
 mod shared;
+mod silence;
 mod snapshotter;
 mod start;
 mod stop;

@@ -7,8 +7,9 @@ use crate::failpoint;
 use crate::local_queue::{Brought, Snapshot};
 use crate::log_thread::before_entry;
 use crate::node::Inner;
+use crate::silence::Call;
 use crate::start::{StartError, blocking};
-use crate::store_calls::failed;
+use crate::store_calls::{failed, settle};
 use crate::uploader::ChunkWriter;
 use async_trait::async_trait;
 use netsy_api::ids::{ChunkSeq, LogIndex, Position, Term};
@@ -109,7 +110,10 @@ async fn newest_known_point(node: &Inner) -> Result<Option<LogPoint>, StartError
 
 /// Reads what the local database lacks of the object log.
 pub(crate) async fn load_log(node: &Arc<Inner>, call: CallId) -> StoreResult {
-    match load(node, call).await {
+    let mut waiting = node.driver.calls.log.call();
+    let loaded = load(node, call, &mut waiting).await;
+    settle(&mut waiting, loaded.as_ref().err());
+    match loaded {
         Ok(point) => {
             *node.driver.log_state.loaded.lock() = Some(point);
             node.saw_tail(point);
@@ -129,11 +133,11 @@ fn fact(point: &LogPoint) -> ChunkFact {
     ChunkFact { seq: point.seq, term: point.term, last_index: point.last_index }
 }
 
-async fn load(node: &Arc<Inner>, call: CallId) -> Result<LogPoint, StartError> {
+async fn load(node: &Arc<Inner>, call: CallId, waiting: &mut Call<'_>) -> Result<LogPoint, StartError> {
     // An empty database begins with the newest snapshot.
     let from = newest_known_point(node).await?.filter(|from| from.seq.0 > 0);
     if let Some(from) = from {
-        let mut sink = EngineSink::new(node, call);
+        let mut sink = EngineSink::new(node, call, waiting);
         // A snapshot is a place to go on from only where both logs are known to be the same.
         match catch_up(&node.log, from, from.last_index, &mut sink).await {
             Ok(CaughtUp::End(point)) => return Ok(point),
@@ -148,7 +152,7 @@ async fn load(node: &Arc<Inner>, call: CallId) -> Result<LogPoint, StartError> {
         }
     }
     let started = Instant::now();
-    let mut sink = EngineSink::new(node, call);
+    let mut sink = EngineSink::new(node, call, waiting);
     let restored = match restore(&node.log, &mut sink).await {
         Ok(restored) => restored,
         Err(error) => return Err(sink.unwrap(error)),
@@ -176,9 +180,11 @@ struct Building {
 }
 
 /// Offers to the engine what is read, part by part.
-struct EngineSink<'a> {
+struct EngineSink<'a, 'c> {
     node: &'a Arc<Inner>,
     call: CallId,
+    /// Until the next part is read.
+    waiting: &'a mut Call<'c>,
     building: Option<Building>,
     /// Rows of the snapshot are not wanted: the own log reaches it.
     skips_rows: bool,
@@ -188,12 +194,24 @@ struct EngineSink<'a> {
     error: Option<StartError>,
 }
 
-impl<'a> EngineSink<'a> {
-    fn new(node: &'a Arc<Inner>, call: CallId) -> Self {
-        Self { node, call, building: None, skips_rows: false, rows: 0, entries: 0, told: Instant::now(), error: None }
+impl<'a, 'c> EngineSink<'a, 'c> {
+    fn new(node: &'a Arc<Inner>, call: CallId, waiting: &'a mut Call<'c>) -> Self {
+        Self {
+            node,
+            call,
+            waiting,
+            building: None,
+            skips_rows: false,
+            rows: 0,
+            entries: 0,
+            told: Instant::now(),
+            error: None,
+        }
     }
 
+    /// A part that was read is worked on no more: the next one is read.
     fn keep(&mut self, result: Result<(), StartError>) -> Result<(), SinkError> {
+        self.waiting.again();
         result.map_err(|error| {
             let text = SinkError(error.to_string());
             self.error = Some(error);
@@ -310,18 +328,21 @@ impl<'a> EngineSink<'a> {
 }
 
 #[async_trait]
-impl RestoreSink for EngineSink<'_> {
+impl RestoreSink for EngineSink<'_, '_> {
     async fn begin(&mut self, snapshot: Option<&SnapshotManifest>) -> Result<(), SinkError> {
+        self.waiting.answered();
         let begun = self.begin(snapshot).await;
         self.keep(begun)
     }
 
     async fn rows(&mut self, rows: Vec<Row>) -> Result<(), SinkError> {
+        self.waiting.answered();
         let taken = self.rows(rows).await;
         self.keep(taken)
     }
 
     async fn entries(&mut self, entries: &[Arc<Entry>], chunks: &[ChunkInfo], end: &LogPoint) -> Result<(), SinkError> {
+        self.waiting.answered();
         let taken = self.entries(entries, chunks, end).await;
         self.keep(taken)
     }
@@ -351,7 +372,10 @@ pub(crate) async fn create_seal(node: &Arc<Inner>, call: CallId, seq: ChunkSeq, 
             made
         }
     };
-    match node.log.create(&seal).await {
+    let mut waiting = node.driver.calls.log.call();
+    let created = node.log.create(&seal).await.map_err(StartError::from);
+    settle(&mut waiting, created.as_ref().err());
+    match created {
         Ok(Created::Landed) => {
             failpoint::hit("start.sealed");
             StoreResult::Sealed(fact(&after))
@@ -362,7 +386,7 @@ pub(crate) async fn create_seal(node: &Arc<Inner>, call: CallId, seq: ChunkSeq, 
             let taken = async {
                 let skip = point.follow(&piece)?;
                 let entries = piece.entries.get(skip..).unwrap_or_default();
-                EngineSink::new(node, call).entries(entries, &piece.chunks, &point).await
+                EngineSink::new(node, call, &mut waiting).entries(entries, &piece.chunks, &point).await
             };
             match taken.await {
                 Ok(()) => {
@@ -372,14 +396,17 @@ pub(crate) async fn create_seal(node: &Arc<Inner>, call: CallId, seq: ChunkSeq, 
                 Err(error) => failed(error),
             }
         }
-        Err(error) => failed(error.into()),
+        Err(error) => failed(error),
     }
 }
 
 /// The second LIST of R4.
 pub(crate) async fn check_seal(node: &Inner, seq: ChunkSeq) -> StoreResult {
-    match node.log.anything_after(seq).await {
+    let mut waiting = node.driver.calls.log.call();
+    let found = node.log.anything_after(seq).await.map_err(StartError::from);
+    settle(&mut waiting, found.as_ref().err());
+    match found {
         Ok(found) => StoreResult::AnythingAfter(found),
-        Err(error) => failed(error.into()),
+        Err(error) => failed(error),
     }
 }

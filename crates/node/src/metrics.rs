@@ -65,7 +65,6 @@ pub struct Metrics {
     /// What the quota looks at.
     pub(crate) usage: Usage,
     local_fault: Mutex<Option<String>>,
-    bucket_fault: Mutex<Option<String>>,
 }
 
 impl Metrics {
@@ -79,17 +78,8 @@ impl Metrics {
         *self.local_fault.lock() = fault;
     }
 
-    pub(crate) fn set_bucket_fault(&self, fault: Option<String>) {
-        *self.bucket_fault.lock() = fault;
-    }
-
     /// Why the local database cannot be written at the moment.
     pub fn local_fault(&self) -> Option<String> {
         self.local_fault.lock().clone()
-    }
-
-    /// Why object storage cannot be written at the moment.
-    pub fn bucket_fault(&self) -> Option<String> {
-        self.bucket_fault.lock().clone()
     }
 }

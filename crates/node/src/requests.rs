@@ -75,6 +75,8 @@ pub struct NodeStatus {
     pub leases: u64,
     /// Why it does not serve as it should, if so.
     pub ready: Result<(), String>,
+    /// That object storage does not answer, where this node cannot work without it.
+    pub storage_missed: Option<String>,
     /// R12: why there is no Primary and will be none, and what to do.
     pub quorum_lost: Option<String>,
     /// R12: how many voters the cluster waits for.
@@ -184,11 +186,8 @@ impl Node {
         let node = &self.0;
         let metrics = &node.metrics;
         let fault = metrics.local_fault().map(|e| format!("local database: {e}"));
-        // Without the bucket writes go on only where the own disk is enough.
-        let fault = fault.or_else(|| {
-            let needed = node.leading().is_some() && node.upload_at_once();
-            metrics.bucket_fault().filter(|_| needed).map(|e| format!("object storage: {e}"))
-        });
+        let storage_missed = node.storage_missed();
+        let fault = fault.or_else(|| storage_missed.clone());
         let lost = node.driver.seen.quorum_lost();
         let fault = fault.or_else(|| lost.as_ref().map(|(text, _)| text.clone()));
         let stopping = node.is_stopping();
@@ -207,6 +206,7 @@ impl Node {
             leases: store.lease_count() as u64,
             ready: if stopping { Err("the node is stopping".into()) } else { fault.map_or(Ok(()), Err) },
             missing_voters: lost.as_ref().map_or(0, |(_, missing)| *missing),
+            storage_missed,
             quorum_lost: lost.map(|(text, _)| text),
         }
     }
@@ -272,6 +272,16 @@ impl Inner {
             Some(primary) => self.member_id_of(primary),
             None => 0,
         }
+    }
+
+    /// What there is to say of object storage that does not answer, if it is needed now: by a Primary whose writes it
+    /// commits, and for an election. Who has the quorum's receipts, or a Primary, goes on without it.
+    fn storage_missed(&self) -> Option<String> {
+        let leading = self.leading().is_some();
+        let needed = if leading { self.upload_at_once() } else { self.leader.borrow().primary.is_none() };
+        let calls = &self.driver.calls;
+        let silent = || calls.log.lasts().or_else(|| calls.control.lasts());
+        if needed { silent() } else { None }
     }
 
     /// Gives a lease all its time again, and the entry up to which the answer depends on the log.

@@ -3,6 +3,7 @@
 use crate::error::Unavailable;
 use crate::manifest_store::{Swapped, nonce};
 use crate::node::{Ended, Inner};
+use crate::silence::{Call, Silence};
 use crate::start::StartError;
 use netsy_api::ids::{Incarnation, NodeId, Nonce};
 use netsy_objects::Version;
@@ -43,15 +44,20 @@ impl<T: Clone> Remembered<T> {
     }
 }
 
-/// What the calls remember.
+/// What the calls remember, and whether they are answered.
 #[derive(Default)]
 pub(crate) struct StoreCalls {
+    /// Those below.
+    pub(crate) control: Silence,
+    /// The object log's.
+    pub(crate) log: Silence,
     manifests: Remembered<stored::ClusterManifest>,
     locks: Remembered<stored::ElectorLock>,
 }
 
 /// Makes one of the small calls; the log's own are [`load_log`](crate::load_log)'s.
 pub(crate) async fn call(node: &Arc<Inner>, what: StoreCall) -> StoreResult {
+    let mut waiting = node.driver.calls.control.call();
     let result = match what {
         StoreCall::ReadManifest => read_manifest(node).await,
         StoreCall::SwapManifest { expected, manifest } => swap_manifest(node, expected, *manifest).await,
@@ -63,7 +69,16 @@ pub(crate) async fn call(node: &Arc<Inner>, what: StoreCall) -> StoreResult {
             return StoreResult::Refused("a call of the log's".to_string());
         }
     };
+    settle(&mut waiting, result.as_ref().err());
     result.unwrap_or_else(failed)
+}
+
+/// What a call came to: an answer of any kind, or none.
+pub(crate) fn settle(waiting: &mut Call<'_>, error: Option<&StartError>) {
+    match error.filter(|error| error.storage_is_out()) {
+        Some(error) => waiting.failed(error.to_string()),
+        None => waiting.answered(),
+    }
 }
 
 /// An error as the engine takes it.

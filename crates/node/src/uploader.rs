@@ -347,6 +347,7 @@ impl Uploader {
             }
             tokio::time::sleep(GATE_PAUSE).await;
         }
+        let mut landing = self.node.driver.calls.log.call();
         let mut answers = true;
         loop {
             failpoint::hit("upload.before-create");
@@ -354,6 +355,7 @@ impl Uploader {
             match self.node.log.create(&chunk).await {
                 Ok(Created::Landed) => break,
                 Ok(Created::Taken(other)) => {
+                    landing.answered();
                     return Err(UploadEnd::Deposed {
                         by: Some(other.meta.term),
                         why: format!(
@@ -364,6 +366,7 @@ impl Uploader {
                 }
                 // Only who knows of a later chunk deletes one: somebody else went on from here.
                 Ok(Created::CleanedUp) => {
+                    landing.answered();
                     return Err(UploadEnd::Deposed {
                         by: None,
                         why: format!("chunk {} was written and folded by another node", next.seq),
@@ -372,7 +375,7 @@ impl Uploader {
                 Err(ReadError::Store(error)) if error.is_retryable() => {
                     tracing::warn!(seq = next.seq.0, %error, "object log: the chunk has not landed yet; trying again");
                     self.node.metrics.chunk_retries.fetch_add(1, Ordering::Relaxed);
-                    self.node.metrics.set_bucket_fault(Some(error.to_string()));
+                    landing.failed(error.to_string());
                     answers = false;
                     self.node.engine(|engine, now| engine.store_answers(now, false));
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -383,6 +386,7 @@ impl Uploader {
                 return Err(UploadEnd::Stopped);
             }
         }
+        landing.answered();
         failpoint::hit("upload.after-create");
         let call = started.elapsed();
         let waiting = self.primary.uploads.state.lock().entries.len();
@@ -391,7 +395,6 @@ impl Uploader {
         self.node.metrics.chunk_creates.observe(call);
         self.node.metrics.chunks.fetch_add(1, Ordering::Relaxed);
         self.node.metrics.chunk_bytes.fetch_add(size, Ordering::Relaxed);
-        self.node.metrics.set_bucket_fault(None);
         if !answers {
             self.node.engine(|engine, now| engine.store_answers(now, true));
         }

@@ -2,7 +2,14 @@
 
 mod common;
 
-use common::{http, http_get, put, start};
+use common::{Running, http, http_get, node_config, put, serve, start};
+use netsy_node::{Node, NodeConfig, Opened};
+use netsy_objects::fault::{BucketFault, BucketOp, FaultBucket};
+use netsy_objects::{Buckets, StorageConfig};
+use netsy_server::ServerConfig;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 #[tokio::test]
 async fn probes_and_versions() {
@@ -84,4 +91,73 @@ async fn metrics_have_the_names_that_dashboards_read() {
     let count = names.len();
     names.dedup();
     assert_eq!(names.len(), count);
+}
+
+/// Not answered, and soon tried again.
+const HANGS: BucketFault = BucketFault::Hang(Duration::from_secs(1));
+
+/// What a node begins with, over a bucket with faults.
+async fn opened(change: impl FnOnce(&mut NodeConfig)) -> (Opened, Arc<FaultBucket>, tempfile::TempDir) {
+    let data = tempfile::tempdir().unwrap();
+    let mut config = node_config(data.path());
+    change(&mut config);
+    let buckets = netsy_objects::open(&StorageConfig::file(data.path().join("bucket"))).await.unwrap();
+    let bucket = Arc::new(FaultBucket::new(buckets.data));
+    let buckets = Buckets { data: bucket.clone(), control: bucket.clone() };
+    (Opened::open(config, buckets).await.unwrap(), bucket, data)
+}
+
+/// Asks until the answer has this code.
+async fn told(server: &Running, path: &str, code: u16) -> String {
+    loop {
+        let (found, body) = server.get(path).await;
+        if found == code {
+            return body;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_that_hangs_is_named_by_who_needs_it() {
+    let started = async |quorum| {
+        let (opened, bucket, data) = opened(|config| config.quorum = quorum).await;
+        let node = Node::start_opened(opened, None).await.unwrap();
+        node.serving().await.unwrap();
+        (serve(node, ServerConfig::default(), data).await, bucket)
+    };
+    let (own_disk, its_bucket) = started(-1).await;
+    let (waits, bucket) = started(0).await;
+    let hanging = its_bucket.inject(BucketOp::Create, "", 0, u64::MAX, HANGS);
+    its_bucket.inject(None, "", 0, u64::MAX, HANGS);
+    own_disk.kv().await.put(put("a", "1")).await.unwrap();
+    while hanging.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // From here on the other hangs for longer than this one.
+    bucket.inject(None, "", 0, u64::MAX, HANGS);
+    let mut kv = waits.kv().await;
+    let write = tokio::spawn(async move { kv.put(put("a", "1")).await });
+    let body = told(&waits, "/readyz/storage", 503).await;
+    assert!(body.starts_with("[-]storage failed: object storage: no answer for "), "{body}");
+    assert_eq!(own_disk.get("/readyz/storage").await, (200, "ok\n".into()));
+    own_disk.kv().await.put(put("a", "2")).await.unwrap();
+    bucket.clear();
+    told(&waits, "/readyz", 200).await;
+    // It may have been told that it takes too long.
+    let _ = write.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_that_hangs_before_there_is_a_primary_is_named() {
+    let (opened, bucket, data) = opened(|_| {}).await;
+    bucket.inject(None, "", 0, u64::MAX, HANGS);
+    let server = serve(Node::start_opened(opened, None).await.unwrap(), ServerConfig::default(), data).await;
+    told(&server, "/readyz/storage", 503).await;
+    let (code, body) = server.get("/health").await;
+    assert_eq!(code, 503);
+    assert!(body.contains("RAFT NO LEADER: object storage: no answer for "), "{body}");
+    bucket.clear();
+    told(&server, "/readyz", 200).await;
+    told(&server, "/health", 200).await;
 }

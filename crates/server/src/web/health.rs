@@ -29,10 +29,13 @@ async fn trouble(service: &Service, query: Query<'_>) -> Option<String> {
         return None;
     }
     if !service.has_leader() {
-        let why = status.quorum_lost.map(|why| format!(": {why}")).unwrap_or_default();
+        let why = status.storage_missed.or(status.quorum_lost).map(|why| format!(": {why}")).unwrap_or_default();
         return Some(format!("RAFT NO LEADER{why}"));
     }
-    linearizable_read(service).await.err().map(|reason| format!("RANGE ERROR:{reason}"))
+    let reason = linearizable_read(service).await.err()?;
+    // Asked anew: waiting may have told.
+    let why = service.node.status().storage_missed.map(|why| format!(" ({why})")).unwrap_or_default();
+    Some(format!("RANGE ERROR:{reason}{why}"))
 }
 
 /// Whether a read that must see the newest state can be answered.

@@ -27,7 +27,8 @@ pub struct Running {
     _data: TempDir,
 }
 
-fn node_config(dir: &Path) -> NodeConfig {
+/// A cluster of one, as most tests have it.
+pub fn node_config(dir: &Path) -> NodeConfig {
     NodeConfig {
         cluster_id: "test".into(),
         node_id: NodeId::new("one").unwrap(),
@@ -73,6 +74,11 @@ pub async fn start_with(change: impl FnOnce(&mut NodeConfig, &mut StorageConfig)
     let buckets = netsy_objects::open(&storage).await.unwrap();
     let node = Node::start(config, buckets, None).await.unwrap();
     node.serving().await.unwrap();
+    serve(node, server, data).await
+}
+
+/// A server before a node, whatever that is ready for.
+pub async fn serve(node: Node, server: ServerConfig, data: TempDir) -> Running {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let server = Server::start(server, node.clone(), any, Some(any)).await.unwrap();
     let addr = server.client_addr();
