@@ -198,6 +198,15 @@ impl RangeReader {
         Ok(self.done)
     }
 
+    /// Further steps are in `store`, which took the place of the state before. Error: what is read is compacted in it.
+    pub fn go_on_in(&mut self, store: &Store) -> Result<(), Error> {
+        if let Some(started) = &mut self.started {
+            store.check_revision(started.at)?;
+            started.pin = Some(store.pins.pin(started.at));
+        }
+        Ok(())
+    }
+
     /// Reads all, over at most `keys_max` keys, without letting go of the lock; returns how many were looked at.
     pub(crate) fn step_within(&mut self, store: &Store, keys_max: usize) -> Result<usize, Error> {
         let done = self.step(store, keys_max.saturating_add(1))?;

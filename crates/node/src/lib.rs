@@ -29,6 +29,7 @@ mod operator;
 mod primary;
 mod publisher;
 mod quota;
+mod read_again;
 mod read_wait;
 mod reads;
 mod recover;

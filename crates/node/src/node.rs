@@ -520,9 +520,9 @@ impl Inner {
         // Freed outside the lock: it may be large.
         let old = {
             let mut guard = self.store.write();
-            std::mem::replace(&mut **guard, store)
+            self.compactions.begin(visible, compacted);
+            guard.replace(store)
         };
-        self.compactions.begin(visible, compacted);
         self.shown.send_replace(visible);
         self.hub.skip_to(revision);
         drop(old);

@@ -4,13 +4,15 @@ use crate::error::{NodeError, Unavailable};
 use crate::held_values::READ_BYTES;
 use crate::history::stored_at;
 use crate::node::{Inner, Node};
+use crate::read_again::Unread;
 use crate::shared::ReadEpoch;
 use bytes::Bytes;
 use netsy_api::etcdserverpb::{RangeRequest, TxnRequest};
 use netsy_api::ids::{Position, Revision};
-use netsy_api::mvccpb::KeyValue;
 use netsy_localdb::Readers;
-use netsy_mvcc::{KvRef, OpResult, Outcome, RangeReader, RangeResult, TxnReader, TxnResult, ValueRef, ValueSource};
+use netsy_mvcc::{
+    KvRef, OpResult, Outcome, RangeReader, RangeResult, Store, TxnReader, TxnResult, ValueRef, ValueSource,
+};
 use netsy_protocol::read::ReadTicket;
 use std::sync::Arc;
 
@@ -75,40 +77,13 @@ impl Node {
 
     /// Range in slices of one revision; the first step is linearizable unless asked otherwise.
     pub async fn range_pages(&self, request: RangeRequest, first_keys: usize) -> Result<RangePages, NodeError> {
-        let begin = async || -> Result<RangePages, NodeError> {
-            let store = self.0.store.read();
-            let mut reader = RangeReader::new(&request, &store)?;
-            let epoch = store.epoch();
-            let done = reader.step(&store, first_keys.max(1))?;
-            Ok(RangePages { node: self.clone(), reading: Some((reader, epoch)), done })
-        };
+        let begin = async || RangePages::begin(self, &request, first_keys);
         linearized!(self.0, request.serializable, begin())
     }
 
     /// A transaction that only reads ([`netsy_mvcc::is_read_only`]), and the revision it read at.
     pub async fn read_txn(&self, request: &TxnRequest) -> Result<(TxnResult, Revision), NodeError> {
         linearized!(self.0, netsy_mvcc::all_serializable(request), self.0.read_txn_now(request))
-    }
-
-    /// Key-values with their values, as messages.
-    pub async fn resolve(&self, mut kvs: Vec<KvRef>) -> Result<Vec<KeyValue>, NodeError> {
-        let epoch = self.0.store.read().epoch();
-        self.0.fill(kvs.iter_mut().collect(), epoch).await?;
-        Ok(kvs.into_iter().map(message).collect())
-    }
-}
-
-fn message(kv: KvRef) -> KeyValue {
-    KeyValue {
-        key: kv.key,
-        create_revision: kv.create_revision.0,
-        mod_revision: kv.mod_revision.0,
-        version: kv.version,
-        value: match kv.value {
-            ValueRef::Here(value) => value,
-            ValueRef::Stored(_) | ValueRef::Omitted => Bytes::new(),
-        },
-        lease: kv.lease.0,
     }
 }
 
@@ -140,29 +115,48 @@ impl Entered {
 
 impl Inner {
     async fn read_txn_now(&self, request: &TxnRequest) -> Result<(TxnResult, Revision), NodeError> {
+        loop {
+            match self.read_txn_once(request).await {
+                Ok(result) => return Ok(result),
+                Err(unread) => self.may_read_again(unread).await?,
+            }
+        }
+    }
+
+    async fn read_txn_once(&self, request: &TxnRequest) -> Result<(TxnResult, Revision), Unread> {
         let (mut reader, mut done, epoch) = {
             let store = self.store.read();
-            let mut reader = TxnReader::new(request, &store, &StoredValues(&self.readers))?;
+            let mut reader = TxnReader::new(request, &store, &StoredValues(&self.readers))
+                .map_err(|error| Unread::of(error, store.number()))?;
             let done = reader.step(&store, KEYS_PER_STEP)?;
             (reader, done, store.epoch())
         };
         while !done {
             tokio::task::yield_now().await;
-            done = reader.step(&self.store.read(), KEYS_PER_STEP)?;
+            done = self.step(&epoch, |store| reader.step(store, KEYS_PER_STEP))?;
         }
         let wanted = reader.wanted();
         if !wanted.is_empty() {
-            let values = self.values(wanted).await?;
+            let values = self.values(wanted, &epoch).await?;
             reader.fill(values);
         }
         let (mut result, revision) = reader.finish();
         let mut stored = vec![];
         txn_refs(&mut result, &mut stored);
-        self.fill(stored, epoch).await?;
+        self.fill(stored, &epoch).await?;
         Ok((result, revision))
     }
 
     async fn range_now(&self, request: &RangeRequest) -> Result<RangeResult, NodeError> {
+        loop {
+            match self.range_once(request).await {
+                Ok(result) => return Ok(result),
+                Err(unread) => self.may_read_again(unread).await?,
+            }
+        }
+    }
+
+    async fn range_once(&self, request: &RangeRequest) -> Result<RangeResult, Unread> {
         let (mut reader, epoch) = match self.range_begin(request)? {
             Begun::Done(result) => return Ok(result),
             Begun::Unresolved(mut result, epoch) => {
@@ -170,7 +164,7 @@ impl Inner {
                     [kv] => stored_at(kv),
                     _ => None,
                 };
-                self.fill(result.kvs.iter_mut().collect(), epoch).await?;
+                self.fill(result.kvs.iter_mut().collect(), &epoch).await?;
                 if let (Some(at), [kv]) = (single, &result.kvs[..]) {
                     self.offer(kv, at);
                 }
@@ -179,14 +173,7 @@ impl Inner {
             Begun::More(reader, epoch) => (*reader, epoch),
         };
         let mut steps = 1;
-        loop {
-            let done = {
-                let store = self.store.read();
-                reader.step(&store, KEYS_PER_STEP)?
-            };
-            if done {
-                break;
-            }
+        while !self.step(&epoch, |store| reader.step(store, KEYS_PER_STEP))? {
             std::thread::yield_now();
             steps += 1;
             if steps % STEPS_PER_TURN == 0 {
@@ -195,15 +182,28 @@ impl Inner {
         }
         let wanted = reader.wanted();
         if !wanted.is_empty() {
-            let values = self.values(wanted).await?;
+            let values = self.values(wanted, &epoch).await?;
             reader.fill(values);
         }
         let has_stored = reader.has_stored();
         let mut result = reader.finish();
         if has_stored {
-            self.fill(result.kvs.iter_mut().collect(), epoch).await?;
+            self.fill(result.kvs.iter_mut().collect(), &epoch).await?;
         }
         Ok(result)
+    }
+
+    /// A further step of a read that began in the state of `epoch`: in another one its revision may be compacted.
+    fn step(
+        &self,
+        epoch: &ReadEpoch,
+        step: impl FnOnce(&Store) -> Result<bool, netsy_mvcc::Error>,
+    ) -> Result<bool, Unread> {
+        let store = self.store.read();
+        if store.number() != epoch.state() {
+            return Err(Unread::Replaced);
+        }
+        Ok(step(&store)?)
     }
 
     /// The first step, which is all there is to most reads.
@@ -230,21 +230,20 @@ impl Inner {
     }
 
     /// Replaces stored values by the values. `epoch` was taken under the lock under which the positions were.
-    pub(crate) async fn fill(&self, kvs: Vec<&mut KvRef>, epoch: ReadEpoch) -> Result<(), NodeError> {
+    pub(crate) async fn fill(&self, kvs: Vec<&mut KvRef>, epoch: &ReadEpoch) -> Result<(), Unread> {
         let stored: Vec<Position> = kvs.iter().filter_map(|kv| stored_at(kv)).collect();
         if stored.is_empty() {
             return Ok(());
         }
-        let values = self.values(stored).await?;
+        let values = self.values(stored, epoch).await?;
         let wanting = kvs.into_iter().filter(|kv| stored_at(kv).is_some());
         for (kv, value) in wanting.zip(values) {
             kv.value = ValueRef::Here(value);
         }
-        drop(epoch);
         Ok(())
     }
 
-    async fn values(&self, at: Vec<Position>) -> Result<Vec<Bytes>, NodeError> {
+    async fn values(&self, at: Vec<Position>, epoch: &ReadEpoch) -> Result<Vec<Bytes>, Unread> {
         let failed = |e: String| NodeError::Storage(e);
         let at: Arc<[Position]> = at.into();
         let mut answer = self.held_values.answer();
@@ -261,7 +260,10 @@ impl Inner {
                     .map_err(|e| failed(e.to_string()))?
                     .map_err(|e| failed(e.to_string()))?
             };
-            let missing = |position: &Position| failed(format!("the row at position {position} is not there"));
+            let missing = |position: &Position| Unread::Gone {
+                state: epoch.state(),
+                error: failed(format!("the row at position {position} is not there")),
+            };
             let read = at[from..].iter().zip(read).map(|(position, value)| value.ok_or_else(|| missing(position)));
             values.extend(answer.count(reserved, read.collect::<Result<_, _>>()?));
         }
@@ -272,10 +274,13 @@ impl Inner {
     pub(crate) async fn fill_outcome(&self, outcome: &mut Outcome, epoch: ReadEpoch) -> Result<(), NodeError> {
         let mut stored = vec![];
         outcome_refs(outcome, &mut stored);
-        self.fill(stored, epoch).await.map_err(|error| match error {
+        self.fill(stored, &epoch).await.map_err(|unread| match unread {
             // The write has happened, which that text denies.
-            NodeError::Unavailable(Unavailable::TooManyRequests) => Unavailable::TimedOut.into(),
-            other => other,
+            Unread::Failed(NodeError::Unavailable(Unavailable::TooManyRequests)) => Unavailable::TimedOut.into(),
+            // This node is Primary no more; what the write showed cannot be read again.
+            Unread::Gone { state, .. } if self.is_lost(state) => Unavailable::TimedOut.into(),
+            Unread::Replaced => Unavailable::TimedOut.into(),
+            Unread::Failed(error) | Unread::Gone { error, .. } => error,
         })
     }
 }
@@ -321,14 +326,26 @@ fn txn_refs<'a>(result: &'a mut TxnResult, out: &mut Vec<&'a mut KvRef>) {
     }
 }
 
-/// A range in slices, all of one revision. What it reads is not compacted away until its last slice is taken.
+/// A range in slices, all of one revision. What it reads is not compacted away until its last slice is taken, unless by
+/// a snapshot that takes the place of all that there is.
 pub struct RangePages {
     node: Node,
     reading: Option<(RangeReader, ReadEpoch)>,
     done: bool,
+    /// Until the first slice is taken: with which it may be begun again.
+    first: Option<(RangeRequest, usize)>,
 }
 
 impl RangePages {
+    fn begin(node: &Node, request: &RangeRequest, first_keys: usize) -> Result<Self, NodeError> {
+        let store = node.0.store.read();
+        let mut reader = RangeReader::new(request, &store)?;
+        let epoch = store.epoch();
+        let done = reader.step(&store, first_keys.max(1))?;
+        let first = Some((request.clone(), first_keys));
+        Ok(Self { node: node.clone(), reading: Some((reader, epoch)), done, first })
+    }
+
     /// Whether a compaction has passed what is still to be read here. Its rows stay until then.
     pub fn is_compacted(&self) -> bool {
         let at = self.reading.as_ref().and_then(|(reader, _)| reader.revision());
@@ -338,24 +355,62 @@ impl RangePages {
     /// The next slice, of at most about `keys` keys; the last one has `count` and `more`. `None`: that was all.
     pub async fn next(&mut self, keys: usize) -> Result<Option<RangeResult>, NodeError> {
         loop {
+            let page = self.next_now(keys).await;
+            match (page, self.first.take()) {
+                // A revision that nobody named, and of which nothing was told: the newest takes its place.
+                (Err(NodeError::Mvcc(netsy_mvcc::Error::Compacted)), Some((request, first)))
+                    if request.revision <= 0 =>
+                {
+                    *self = Self::begin(&self.node, &request, first)?;
+                }
+                (page, _) => return page,
+            }
+        }
+    }
+
+    async fn next_now(&mut self, keys: usize) -> Result<Option<RangeResult>, NodeError> {
+        loop {
             let Some((mut reader, epoch)) = self.reading.take() else {
                 return Ok(None);
             };
+            let at = reader.revision();
             if self.done {
                 let mut page = reader.finish();
-                self.node.0.fill(page.kvs.iter_mut().collect(), epoch).await?;
+                self.fill(&mut page, epoch, at).await?;
                 return Ok(Some(page));
             }
             let mut page = RangeResult { kvs: reader.take_page(), ..RangeResult::default() };
-            self.done = reader.step(&self.node.0.store.read(), keys.clamp(1, KEYS_PER_STEP))?;
-            self.reading = Some((reader, epoch.clone()));
+            let next = {
+                let store = self.node.0.store.read();
+                if store.number() != epoch.state() {
+                    reader.go_on_in(&store)?;
+                }
+                self.done = reader.step(&store, keys.clamp(1, KEYS_PER_STEP))?;
+                store.epoch()
+            };
+            self.reading = Some((reader, next));
             if page.kvs.is_empty() {
                 // Counting on beyond the limit.
                 tokio::task::yield_now().await;
                 continue;
             }
-            self.node.0.fill(page.kvs.iter_mut().collect(), epoch).await?;
+            self.fill(&mut page, epoch, at).await?;
             return Ok(Some(page));
         }
+    }
+
+    /// Fills in the values of a slice that was read at `at`.
+    async fn fill(&self, page: &mut RangeResult, mut epoch: ReadEpoch, at: Option<Revision>) -> Result<(), NodeError> {
+        let node = &self.node.0;
+        while let Err(unread) = node.fill(page.kvs.iter_mut().collect(), &epoch).await {
+            node.may_read_again(unread).await?;
+            // What is not compacted has the same rows in every state.
+            let store = node.store.read();
+            if at.is_some_and(|at| at < store.compact_revision()) {
+                return Err(netsy_mvcc::Error::Compacted.into());
+            }
+            epoch = store.epoch();
+        }
+        Ok(())
     }
 }

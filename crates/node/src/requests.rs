@@ -4,6 +4,7 @@ use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
+use crate::shared::StateNumber;
 use crate::writer::Written;
 use bytes::Bytes;
 use netsy_api::ids::{LeaseId, LogIndex, NodeId, Position, Revision, Term};
@@ -238,11 +239,22 @@ impl Node {
 
     /// A hash of all keys up to `revision` (0: the newest), whatever is physically deleted by now.
     pub async fn hash_kv(&self, revision: Revision) -> Result<HashKvResult, NodeError> {
+        loop {
+            let (hash, state) = self.hash_kv_once(revision).await?;
+            if !self.0.is_lost(state) {
+                return Ok(hash);
+            }
+            self.0.wait_whole().await?;
+        }
+    }
+
+    /// A hash, and the state that it is of, if rows and state belonged together all the time.
+    async fn hash_kv_once(&self, revision: Revision) -> Result<(HashKvResult, StateNumber), NodeError> {
         let _rows_stay = self.0.rows_stay.lock().await;
-        let (mut hasher, last) = {
+        let (mut hasher, last, state) = {
             let store = self.0.store.read();
             let hasher = HashKv::new(&store, revision)?;
-            (hasher, store.visible_index())
+            (hasher, store.visible_index(), store.number())
         };
         // What is visible may still be on its way to the local database.
         self.0.wait_held_locally(last).await?;
@@ -261,7 +273,7 @@ impl Node {
         });
         let failed = |e: String| NodeError::Storage(e);
         let hash = hashed.await.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
-        Ok(HashKvResult { hash, compact_revision, hash_revision })
+        Ok((HashKvResult { hash, compact_revision, hash_revision }, state))
     }
 }
 

@@ -4,10 +4,10 @@ use crate::clock::unix_millis;
 use crate::failpoint;
 use crate::load_log;
 use crate::node::Inner;
+use crate::shared::StateNumber;
 use futures::Stream;
 use netsy_api::ids::{ChunkSeq, Position, Revision};
 use netsy_api::log::Row;
-use netsy_localdb::Readers;
 use netsy_objects::cleanup::{Cleaner, CleanupPolicy};
 use netsy_objects::manifest::TermRun;
 use netsy_objects::object_log::LogPoint;
@@ -132,9 +132,11 @@ async fn snapshot(node: &Arc<Inner>, last: &Last) -> Result<Last, String> {
     let covers = node.tail();
     let bytes = entry_bytes(node);
     reached(node, covers).await?;
-    let compact_revision = node
-        .compactions
-        .at(covers.last_index)
+    let (state, compact_revision) = {
+        let store = node.store.read();
+        (store.number(), node.compactions.at(covers.last_index))
+    };
+    let compact_revision = compact_revision
         .ok_or_else(|| format!("the compaction that counts at index {} is not known any more", covers.last_index))?;
     let spec = SnapshotSpec {
         cluster_id: node.config.cluster_id.clone(),
@@ -147,7 +149,7 @@ async fn snapshot(node: &Arc<Inner>, last: &Last) -> Result<Last, String> {
         version: env!("CARGO_PKG_VERSION").to_string(),
     };
     failpoint::hit("snapshot.begun");
-    let rows = rows_before(node.readers.clone(), covers.next_position);
+    let rows = rows_before(node.clone(), state, covers.next_position);
     let written = write_snapshot(&node.bucket, spec, rows, last.checked.as_ref(), SnapshotOptions::default()).await;
     let checked = match written {
         Ok(checked) => checked,
@@ -187,13 +189,22 @@ async fn reached(node: &Arc<Inner>, covers: LogPoint) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("entry {} is not of term {} here", covers.last_index, covers.last_term)) }
 }
 
-/// All rows below `end`, in order. The log has them durably here: they are in the object log.
-fn rows_before(readers: Readers, end: Position) -> impl Stream<Item = Result<Vec<Row>, String>> + Send {
+/// All rows below `end`, in order, as `state` names them. The log has them durably here: they are in the object log.
+fn rows_before(
+    node: Arc<Inner>,
+    state: StateNumber,
+    end: Position,
+) -> impl Stream<Item = Result<Vec<Row>, String>> + Send {
     futures::stream::try_unfold(Position(0), move |after| {
-        let readers = readers.clone();
+        let node = node.clone();
         async move {
+            let readers = node.readers.clone();
             let read = tokio::task::spawn_blocking(move || readers.rows_after(after, ROWS_PER_READ, BYTES_PER_READ));
             let mut rows = read.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+            // The compaction that is to be named is the state's; that of another snapshot may have let rows go.
+            if node.is_lost(state) {
+                return Err("another snapshot has taken the local database's place".to_string());
+            }
             rows.truncate(rows.partition_point(|row| row.position < end));
             match rows.last() {
                 Some(last) => {
