@@ -70,7 +70,7 @@ mod tests {
     use super::*;
     use crate::load::{load_through, store_config};
     use crate::node::Node;
-    use futures::poll;
+    use futures::{StreamExt, poll};
     use netsy_api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
     use netsy_api::etcdserverpb::request_op::Request;
     use netsy_api::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
@@ -216,6 +216,20 @@ mod tests {
         let [OpResult::Range(range)] = &result.responses[..] else { panic!("{result:?}") };
         assert_eq!(range.kvs.len(), 602);
         assert_eq!(range.kvs.last().map(value), Some(&b"new"[..]));
+        node.finish().await;
+    }
+
+    #[tokio::test]
+    async fn no_snapshot_is_written_across_another() {
+        let (node, _folder) = started(0).await;
+        let state = node.0.store.read().number();
+        let rows = || crate::snapshotter::rows_before(node.0.clone(), state, Position(u64::MAX));
+        let before: Vec<_> = rows().collect().await;
+        assert!(!before.is_empty() && before.iter().all(Result::is_ok));
+        install(&node).await;
+        assert!(pin!(rows()).next().await.expect("an end").is_err());
+        show(&node).await;
+        assert!(pin!(rows()).next().await.expect("an end").is_err());
         node.finish().await;
     }
 

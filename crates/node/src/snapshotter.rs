@@ -190,7 +190,7 @@ async fn reached(node: &Arc<Inner>, covers: LogPoint) -> Result<(), String> {
 }
 
 /// All rows below `end`, in order, as `state` names them. The log has them durably here: they are in the object log.
-fn rows_before(
+pub(crate) fn rows_before(
     node: Arc<Inner>,
     state: StateNumber,
     end: Position,
