@@ -86,6 +86,7 @@ pub struct RangeReader {
     collected: usize,
     count: u64,
     kvs: Vec<KvRef>,
+    key_bytes: usize,
     done: bool,
 }
 
@@ -137,6 +138,7 @@ impl RangeReader {
             collected: 0,
             count: 0,
             kvs: Vec::new(),
+            key_bytes: 0,
             done: false,
         })
     }
@@ -224,6 +226,7 @@ impl RangeReader {
 
     fn collect(&mut self, store: &Store, key: Bytes, version: &Version) {
         self.collected += 1;
+        self.key_bytes += key.len();
         let mut kv = KvRef {
             key,
             create_revision: version.create,
@@ -249,6 +252,11 @@ impl RangeReader {
     /// [`can_page`](Self::can_page). `finish` then returns the rest.
     pub fn take_page(&mut self) -> Vec<KvRef> {
         std::mem::take(&mut self.kvs)
+    }
+
+    /// Bytes of memory that the result takes so far beside values, where no page was taken.
+    pub fn own_bytes(&self) -> usize {
+        self.kvs.len() * size_of::<KvRef>() + self.key_bytes
     }
 
     /// The revision that is read, once there was a step.

@@ -4,6 +4,10 @@
 //! answer's alone, and stays until the client has taken it, which may be never. So bytes of such values are
 //! counted over all connections, from before they are read to when the last holder drops them; who finds no room waits a
 //! while and is told that there are too many requests.
+//!
+//! What a list has of its own beside values, its keys and numbers, has the same kind of bound, and room of its own: reads of
+//! single values do not wait for lists of many keys. A list below [`OWN_FREE_BYTES`] is not counted, as it
+//! takes no more than the buffers of its connection.
 
 use crate::error::{NodeError, Unavailable};
 use bytes::Bytes;
@@ -13,6 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Read, and reserved before, in one go.
 pub(crate) const READ_BYTES: usize = 1 << 20;
+/// What lists may have of their own, together: some 1.7 million short keys.
+pub(crate) const LISTS_BYTES_MAX: usize = 256 << 20;
+/// What an answer may have of its own without being counted.
+pub(crate) const OWN_FREE_BYTES: usize = 128 << 10;
 /// The bound is what the cache of values may have, and at least this.
 const HELD_BYTES_MIN: usize = 64 << 20;
 /// One answer with more than this share of the bound is a large one.
@@ -46,7 +54,7 @@ impl HeldValues {
 
     /// For the values of one answer.
     pub(crate) fn answer(&self) -> Answer<'_> {
-        Answer { held: self, bytes: 0, large: None, wait_left: self.wait_max }
+        Answer { held: self, bytes: 0, own: None, large: None, wait_left: self.wait_max }
     }
 
     #[cfg(test)]
@@ -59,6 +67,8 @@ impl HeldValues {
 pub(crate) struct Answer<'a> {
     held: &'a HeldValues,
     bytes: usize,
+    /// Not of values.
+    own: Option<OwnedSemaphorePermit>,
     large: Option<Arc<OwnedSemaphorePermit>>,
     /// For all its waiting together.
     wait_left: Duration,
@@ -74,6 +84,33 @@ impl Answer<'_> {
             Some(large) => Reserved::Large(large.clone()),
             None => Reserved::Counted(self.take(&self.held.room, READ_BYTES).await?),
         })
+    }
+
+    /// Room for an answer that has so many bytes of its own by now. Error: there was none for long.
+    pub(crate) async fn grow_to(&mut self, bytes: usize) -> Result<(), NodeError> {
+        if bytes <= OWN_FREE_BYTES || bytes <= self.bytes {
+            return Ok(());
+        }
+        if self.large.is_none() && bytes > self.held.bytes_max / LARGE_SHARE {
+            self.large = Some(Arc::new(self.take(&self.held.large, 1).await?));
+        }
+        if self.large.is_none() {
+            let more = self.take(&self.held.room, bytes - self.bytes).await?;
+            match &mut self.own {
+                Some(own) => own.merge(more),
+                none => *none = Some(more),
+            }
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// The room that it has grown to is given back with these bytes.
+    pub(crate) fn keep_with(self, last: Bytes) -> Bytes {
+        match (self.own, self.large) {
+            (None, None) => last,
+            (own, large) => Bytes::from_owner(HeldWith { bytes: last, _own: own, _large: large }),
+        }
     }
 
     async fn take(&mut self, from: &Arc<Semaphore>, permits: usize) -> Result<OwnedSemaphorePermit, NodeError> {
@@ -131,6 +168,18 @@ struct HeldValue {
 impl AsRef<[u8]> for HeldValue {
     fn as_ref(&self) -> &[u8] {
         &self.value
+    }
+}
+
+struct HeldWith {
+    bytes: Bytes,
+    _own: Option<OwnedSemaphorePermit>,
+    _large: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl AsRef<[u8]> for HeldWith {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -201,5 +250,38 @@ mod tests {
         // Dropped with its values.
         drop((first, all));
         read(&mut second, &[READ_BYTES]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_list_is_counted_until_its_last_key_is_dropped() {
+        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(0) };
+        let mut small = held.answer();
+        small.grow_to(OWN_FREE_BYTES).await.unwrap();
+        let small = small.keep_with(Bytes::from_static(b"key"));
+        assert_eq!((&small[..], held.used()), (&b"key"[..], 0));
+        let list = async |mib: usize| {
+            let mut answer = held.answer();
+            for step in 1..=mib {
+                answer.grow_to(step << 20).await?;
+            }
+            Ok::<_, NodeError>(answer.keep_with(Bytes::from_static(b"key")))
+        };
+        let mut lists = vec![];
+        for _ in 0..5 {
+            lists.push(list(12).await.unwrap());
+        }
+        assert_eq!(held.used(), 60 << 20);
+        assert_eq!(list(5).await, Err(NodeError::Unavailable(Unavailable::TooManyRequests)));
+        assert_eq!(held.used(), 60 << 20, "given back");
+        lists.pop();
+        list(5).await.unwrap();
+        // As above, one may be larger than all the room, and one only.
+        lists.truncate(2);
+        let large = list(100).await.unwrap();
+        assert_eq!(list(20).await, Err(NodeError::Unavailable(Unavailable::TooManyRequests)));
+        drop(large);
+        list(20).await.unwrap();
+        drop(lists);
+        assert_eq!(held.used(), 0);
     }
 }

@@ -6,7 +6,7 @@ use crate::config::NodeConfig;
 use crate::driver::Driver;
 use crate::error::{NodeError, Unavailable};
 use crate::follower::Follower;
-use crate::held_values::HeldValues;
+use crate::held_values::{HeldValues, LISTS_BYTES_MAX};
 use crate::history::StoreHistory;
 use crate::log_thread::{LogThread, LogWork};
 use crate::manifest_store::ManifestStore;
@@ -109,6 +109,8 @@ pub(crate) struct Inner {
     pub(crate) store: SharedStore,
     pub(crate) readers: localdb::Readers,
     pub(crate) held_values: HeldValues,
+    /// The same for what lists have beside values.
+    pub(crate) held_lists: HeldValues,
     pub(crate) thread: LogThread,
     pub(crate) follower: Arc<Follower>,
     pub(crate) metrics: Arc<Metrics>,
@@ -198,6 +200,7 @@ impl Node {
             store,
             readers,
             held_values: HeldValues::new(config.value_cache_bytes_max),
+            held_lists: HeldValues::new(LISTS_BYTES_MAX),
             thread,
             follower,
             metrics: Arc::new(Metrics::default()),

@@ -1,7 +1,7 @@
 //! Reading: ranges at one revision in short steps, values fetched once no lock is held (R9).
 
 use crate::error::{NodeError, Unavailable};
-use crate::held_values::READ_BYTES;
+use crate::held_values::{OWN_FREE_BYTES, READ_BYTES};
 use crate::history::stored_at;
 use crate::node::{Inner, Node};
 use crate::read_again::Unread;
@@ -172,14 +172,17 @@ impl Inner {
             }
             Begun::More(reader, epoch) => (*reader, epoch),
         };
+        let mut room = self.held_lists.answer();
         let mut steps = 1;
         while !self.step(&epoch, |store| reader.step(store, KEYS_PER_STEP))? {
+            room.grow_to(reader.own_bytes()).await?;
             std::thread::yield_now();
             steps += 1;
             if steps % STEPS_PER_TURN == 0 {
                 tokio::task::yield_now().await;
             }
         }
+        room.grow_to(reader.own_bytes()).await?;
         let wanted = reader.wanted();
         if !wanted.is_empty() {
             let values = self.values(wanted, &epoch).await?;
@@ -189,6 +192,10 @@ impl Inner {
         let mut result = reader.finish();
         if has_stored {
             self.fill(result.kvs.iter_mut().collect(), &epoch).await?;
+        }
+        // It is sent in order.
+        if let Some(last) = result.kvs.last_mut() {
+            last.key = room.keep_with(std::mem::take(&mut last.key));
         }
         Ok(result)
     }
@@ -211,7 +218,7 @@ impl Inner {
         let store = self.store.read();
         let mut reader = RangeReader::new(request, &store)?;
         let done = reader.step(&store, KEYS_PER_STEP)?;
-        if !done || !reader.wanted().is_empty() {
+        if !done || !reader.wanted().is_empty() || reader.own_bytes() > OWN_FREE_BYTES {
             return Ok(Begun::More(Box::new(reader), store.epoch()));
         }
         let has_stored = reader.has_stored();

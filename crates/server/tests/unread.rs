@@ -1,12 +1,18 @@
-//! Lists that their clients never read: what was read from disk for them is bounded, and others are served.
+//! Lists that their clients never read: what was read from disk for them, and what they have of their own, is bounded, and
+//! others are served.
 
 mod common;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use common::{all, key, put, start_with};
+use common::{Running, all, key, put, start, start_with};
+use netsy_api::etcdserverpb::request_op::Request;
+use netsy_api::etcdserverpb::{RequestOp, TxnRequest};
 use netsy_server::ServerConfig;
 use prost::Message;
 use std::time::{Duration, Instant};
+
+/// Each measures the memory of all.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const VALUE_BYTES: usize = 1 << 20;
 const VALUES: usize = 48;
@@ -39,16 +45,13 @@ async fn list_unread(addr: std::net::SocketAddr) -> (Option<String>, h2::RecvStr
     (head.headers.get("grpc-message").map(|text| text.to_str().unwrap().to_owned()), body)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn lists_that_nobody_reads_take_bounded_memory() {
-    let running = start_with(|node, _| node.value_cache_bytes_max = 1 << 20, ServerConfig::default()).await;
+/// So many unread lists at once, while others write and read: the lists, how many were refused, and the most memory that
+/// came to it.
+async fn lists_unread(running: &Running, clients: usize) -> (Vec<h2::RecvStream>, usize, usize) {
     let mut kv = running.kv().await;
-    for n in 0..VALUES {
-        kv.put(put(&format!("k{n:02}"), Bytes::from(vec![n as u8; VALUE_BYTES]))).await.unwrap();
-    }
     let before = resident_bytes();
     let mut lists = tokio::task::JoinSet::new();
-    for _ in 0..CLIENTS {
+    for _ in 0..clients {
         lists.spawn(list_unread(running.addr));
     }
     let mut most = 0;
@@ -76,6 +79,18 @@ async fn lists_that_nobody_reads_take_bounded_memory() {
             last_get = Instant::now();
         }
     }
+    (held, refused, most)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_that_nobody_reads_take_bounded_memory() {
+    let _alone = ALONE.lock().await;
+    let running = start_with(|node, _| node.value_cache_bytes_max = 1 << 20, ServerConfig::default()).await;
+    let mut kv = running.kv().await;
+    for n in 0..VALUES {
+        kv.put(put(&format!("k{n:02}"), Bytes::from(vec![n as u8; VALUE_BYTES]))).await.unwrap();
+    }
+    let (held, refused, most) = lists_unread(&running, CLIENTS).await;
     println!("{} lists unread, {refused} refused, {} MiB more at most", held.len(), most >> 20);
     assert!(!held.is_empty() && refused > 0);
     assert!(most < 300 << 20, "{} MiB for lists of {CLIENTS} x {VALUES} MiB", most >> 20);
@@ -84,4 +99,32 @@ async fn lists_that_nobody_reads_take_bounded_memory() {
     assert_eq!(got.kvs[0].value.len(), VALUE_BYTES);
     drop(held);
     assert_eq!(kv.range(all()).await.unwrap().into_inner().count as usize, VALUES + 1);
+}
+
+const KEY_BYTES: usize = 16 << 10;
+const KEYS_PER_TXN: usize = 64;
+const TXNS: usize = 11;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_lists_of_keys_that_nobody_reads_take_bounded_memory() {
+    let _alone = ALONE.lock().await;
+    let running = start().await;
+    let mut kv = running.kv().await;
+    for txn in 0..TXNS {
+        let keys = (0..KEYS_PER_TXN).map(|n| format!("{:0KEY_BYTES$}", txn * KEYS_PER_TXN + n));
+        let success = keys.map(|key| RequestOp { request: Some(Request::RequestPut(put(&key, ""))) }).collect();
+        kv.txn(TxnRequest { success, ..TxnRequest::default() }).await.unwrap();
+    }
+    let list_bytes = TXNS * KEYS_PER_TXN * KEY_BYTES;
+    let clients = (384 << 20) / list_bytes;
+    let (held, refused, most) = lists_unread(&running, clients).await;
+    println!("{} lists unread, {refused} refused, {} MiB more at most", held.len(), most >> 20);
+    assert!(!held.is_empty() && refused > 0);
+    assert!(most < 340 << 20, "{} MiB for {clients} lists of {} MiB", most >> 20, list_bytes >> 20);
+    // A short list is not counted.
+    let mut few = all();
+    few.limit = 2;
+    assert_eq!(kv.range(few).await.unwrap().into_inner().kvs.len(), 2);
+    drop(held);
+    assert_eq!(kv.range(all()).await.unwrap().into_inner().count as usize, TXNS * KEYS_PER_TXN + 1);
 }
