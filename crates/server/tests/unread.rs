@@ -101,9 +101,9 @@ async fn lists_that_nobody_reads_take_bounded_memory() {
     assert_eq!(kv.range(all()).await.unwrap().into_inner().count as usize, VALUES + 1);
 }
 
-const KEY_BYTES: usize = 16 << 10;
-const KEYS_PER_TXN: usize = 64;
-const TXNS: usize = 11;
+const KEY_BYTES: usize = 1 << 10;
+const KEYS_PER_TXN: usize = 128;
+const TXNS: usize = 64;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_lists_of_keys_that_nobody_reads_take_bounded_memory() {
