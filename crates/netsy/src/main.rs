@@ -70,8 +70,36 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("netsy: {error:#}");
+            eprintln!("netsy: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and what is behind it, in one line. Some errors name their cause themselves: it is said once.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_one_line;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_that_was_named_already_is_not_said_again() {
+        let disk = || std::io::Error::other("disk full");
+        let names_it = Err::<(), _>(disk()).context("making the folder: disk full: make room").unwrap_err();
+        assert_eq!(in_one_line(&names_it), "making the folder: disk full: make room");
+        let names_it_not = Err::<(), _>(disk()).context("making the folder").unwrap_err();
+        assert_eq!(in_one_line(&names_it_not), "making the folder: disk full");
     }
 }

@@ -57,10 +57,11 @@ impl TlsArgs {
             (&self.tls_ca_cert, &self.tls_server_cert, &self.tls_server_key)
         else {
             bail!(
-                "netsy server does not serve without TLS, and {} is not set: give the node its certificates \
+                "netsy server does not serve without TLS, and {} {} not set: give the node its certificates \
                  (`netsy certs` makes some for trying things out), or, for a node that only this machine can reach, \
                  say --insecure-loopback-only",
-                missing.join(", ")
+                missing.join(", "),
+                if missing.len() == 1 { "is" } else { "are" }
             );
         };
         let (client_cert, client_key) = match (&self.tls_client_cert, &self.tls_client_key) {
@@ -91,7 +92,7 @@ mod tests {
         let none = TlsArgs::default();
         assert_eq!(none.files(true).unwrap(), None);
         let error = none.files(false).unwrap_err().to_string();
-        assert!(error.contains("NETSY_TLS_CA_CERT, NETSY_TLS_SERVER_CERT, NETSY_TLS_SERVER_KEY"), "{error}");
+        assert!(error.contains("NETSY_TLS_CA_CERT, NETSY_TLS_SERVER_CERT, NETSY_TLS_SERVER_KEY are not"), "{error}");
         let most = TlsArgs { tls_ca_cert: some("ca"), tls_server_cert: some("crt"), ..TlsArgs::default() };
         let error = most.files(false).unwrap_err().to_string();
         assert!(error.contains("NETSY_TLS_SERVER_KEY is not set"), "{error}");

@@ -150,9 +150,8 @@ impl<'a> Reader<'a> {
         let mut unknown = vec![];
         collect_unknown(self.root, "", &self.known, &mut unknown);
         for key in unknown {
-            let nearest = self
-                .known
-                .iter()
+            let nearest = sections_and_keys(&self.known)
+                .filter(|known| *known != key)
                 .map(|known| (strsim::damerau_levenshtein(known, &key), known))
                 .min()
                 .map(|(_, known)| format!("; the nearest known key is {known:?}"))
@@ -161,6 +160,11 @@ impl<'a> Reader<'a> {
         }
         if self.problems.is_empty() { Ok(self.effective) } else { Err(self.problems) }
     }
+}
+
+/// `storage` as well as `storage.path`: a section's name can be misspelt, too.
+fn sections_and_keys(known: &[String]) -> impl Iterator<Item = &str> {
+    known.iter().flat_map(|key| key.match_indices('.').map(|(dot, _)| &key[..dot]).chain([key.as_str()]))
 }
 
 fn text_of(v: &Value) -> Result<String, String> {

@@ -54,6 +54,11 @@ fn an_unknown_key_names_the_nearest_known_one() {
     );
     assert!(p.iter().any(|p| p.contains("\"storage.key_prefx\"") && p.contains("\"storage.key_prefix\"")), "{p:?}");
     assert!(p.iter().any(|p| p.contains("\"compaction_intervall\"") && p.contains("\"compaction_interval\"")), "{p:?}");
+    let section = problems(r#"{ "cluster_id": "a", "storag": { "bucket_name": "b" } }"#);
+    assert!(
+        section.iter().any(|p| p.ends_with("unknown key \"storag\"; the nearest known key is \"storage\"")),
+        "{section:?}"
+    );
 }
 
 #[test]
