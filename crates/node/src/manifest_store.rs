@@ -115,7 +115,7 @@ impl ManifestStore {
             let Some(object) = self.bucket.get(key).await? else { return Ok(None) };
             match T::from_json(&object.bytes) {
                 Ok(read) => return Ok(Some((read, object.version))),
-                Err(error) if last => return Err(error.into()),
+                Err(error) if last => return Err(of_object(key, error).into()),
                 Err(error) => tracing::warn!(key, %error, "reading it again"),
             }
         }
@@ -152,4 +152,12 @@ pub(crate) fn random_128() -> Result<u128, getrandom::Error> {
 /// A fresh nonce (R1).
 pub(crate) fn nonce() -> Result<Nonce, getrandom::Error> {
     random_128().map(Nonce)
+}
+
+/// What is wrong with it, and which object it is.
+fn of_object(key: &str, error: ManifestError) -> ManifestError {
+    match error {
+        ManifestError::Invalid(why) => ManifestError::Invalid(format!("object {key}: {why}")),
+        ManifestError::Unsupported(why) => ManifestError::Unsupported(format!("object {key}: {why}")),
+    }
 }
