@@ -119,7 +119,11 @@ pub(crate) fn step_down(node: &Arc<Inner>, term: Term) {
     node.unset_leading(&primary);
     node.driver.streams.close_followers();
     if primary.leads() {
-        tracing::warn!(term = term.0, "this node is no Primary any more");
+        if node.is_stopping() {
+            tracing::info!(term = term.0, "this node is no Primary any more");
+        } else {
+            tracing::warn!(term = term.0, "this node is no Primary any more");
+        }
     }
     look(node);
 }
