@@ -48,7 +48,8 @@ struct RunArgs {
     /// Its process, for CPU time and memory; may be given several times.
     #[arg(long)]
     server_pid: Vec<u32>,
-    /// Start it by this command instead ({data}, {client}, {peer}, {health}, {config} are filled in).
+    /// Start it by this command instead; filled in are {data}, an empty folder, and
+    /// {client}, {peer} and {health}, free ports of 127.0.0.1.
     #[arg(long, conflicts_with_all = ["endpoint", "server_pid"])]
     server_cmd: Option<String>,
     /// A second server to run the same load on; ratios are first to second.
