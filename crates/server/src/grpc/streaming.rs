@@ -74,9 +74,18 @@ impl<M: Message + Default> RequestStream<M> {
     }
 }
 
-/// Decodes a request. Errors: [`Code::Internal`], as gRPC servers answer to bytes that are no such message.
+/// Decodes a request. Errors: [`Code::Internal`], as gRPC servers answer to bytes that are no such message;
+/// [`Code::InvalidArgument`] for what is nested deeper than the decoder goes.
 pub(crate) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
-    M::decode(bytes).map_err(|e| Status::internal(format!("grpc: error unmarshalling request: {e}")))
+    M::decode(bytes).map_err(|e| {
+        let text = e.to_string();
+        // It names every level that it was in, and has no other way to tell this case from the rest.
+        if text.ends_with("recursion limit reached") {
+            let text = "netsy: the request is nested too deeply: at most 50 transactions may be within each other";
+            return Status::new(Code::InvalidArgument, text);
+        }
+        Status::internal(format!("grpc: error unmarshalling request: {text}"))
+    })
 }
 
 /// One response, encoded with its length prefix, to be sent any number of times.
@@ -166,5 +175,30 @@ impl ResponseSink {
             status.write_to(&mut trailers);
         }
         let _ = stream.send_trailers(trailers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netsy_api::etcdserverpb::{PutRequest, RequestOp, TxnRequest, request_op::Request};
+
+    #[test]
+    fn transactions_within_each_other_have_a_limit_that_the_client_is_told_of() {
+        let txn =
+            |operation| TxnRequest { success: vec![RequestOp { request: Some(operation) }], ..TxnRequest::default() };
+        let nested = |levels: usize| {
+            let innermost = txn(Request::RequestPut(PutRequest::default()));
+            let txn = (1..levels).fold(innermost, |inner, _| txn(Request::RequestTxn(inner)));
+            decode::<TxnRequest>(txn.encode_to_vec().into())
+        };
+        assert!(nested(50).is_ok());
+        for levels in [51, 100, 1000] {
+            let refused = nested(levels).unwrap_err();
+            assert_eq!(refused.code, Code::InvalidArgument, "{levels}");
+            assert!(refused.message.contains("nested too deeply"), "{}", refused.message);
+        }
+        let damaged = decode::<TxnRequest>(Bytes::from_static(&[0x0a, 5, 1])).unwrap_err();
+        assert_eq!(damaged.code, Code::Internal);
     }
 }
