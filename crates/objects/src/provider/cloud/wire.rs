@@ -170,7 +170,7 @@ pub(crate) fn chain(e: &dyn std::error::Error) -> String {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("no answer within {0:?} (storage.timeout)")]
+#[error("no answer within {0:?}")]
 struct TimedOut(Duration);
 
 /// A body that fails when nothing of it arrives for a while.
