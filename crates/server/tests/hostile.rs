@@ -231,6 +231,6 @@ fn deep_nesting_is_refused() {
         .join()
         .unwrap();
     let code = runtime.block_on(call(running, "etcdserverpb.KV/Txn", &bytes, &[]));
-    assert_eq!(code, 13);
+    assert_eq!(code, 3);
     runtime.block_on(still_serves(running));
 }
