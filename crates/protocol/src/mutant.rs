@@ -95,6 +95,7 @@ mutants! {
     KeptForgotten "R12: a node without what a recovery kept is elected before the one that has it served";
     HaltUnlearned "R12: a node that differs from the object log halts before it has read whether an operator gave that up";
     UnprovenAnswers "R9, driver: an answer that made no entry leaves unproven";
+    CommitBeforeProves "R9, driver: the commit of an entry that was there before a request proves that this is still the Primary";
     ProofAlone "R8 and R9, driver: an answer that saw what is not committed leaves once this is proven to be the Primary";
     ReadsBeforeShown "R9, driver: a proven read is answered before this node shows its index";
     ForwardAgain "R8, driver: a request that was sent on without an answer is sent on again";

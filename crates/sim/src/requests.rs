@@ -150,6 +150,7 @@ impl World {
     pub fn write(&mut self, slot: usize) {
         let now = self.clock(slot);
         let unchecked = self.mutant == Some(Mutant::UnprovenAnswers);
+        let proves = self.mutant == Some(Mutant::CommitBeforeProves);
         let Some(process) = self.process(slot) else { return };
         process.writing = false;
         let Some(term) = process.leading else { return };
@@ -191,8 +192,9 @@ impl World {
                 Err(error) => (convert::refused(&error), false),
             };
             let index = process.store.last_index();
-            if !wrote && index <= process.store.visible_index() {
-                // It read and wrote nothing, and no commit to come proves that this still is the Primary (R9).
+            if !wrote && (index <= process.store.visible_index() || !proves) {
+                // It read and wrote nothing, and no commit to come proves that this still is the Primary (R9): that of an
+                // entry before it may have been told of by who has promised to another one since.
                 unproven.push((to, outcome));
             } else {
                 waiting.push(Waiting { index, to, outcome });

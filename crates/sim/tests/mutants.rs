@@ -37,6 +37,7 @@ const SEEDS: &[(Mutant, &[u64])] = &[
     (Mutant::AckBeforeSync, &[20, 38, 61, 64]),
     (Mutant::BlindManifestWrite, &[2, 3, 8, 9, 12, 17]),
     (Mutant::CommitQuorumMinusOne, &[4, 11, 12, 16]),
+    (Mutant::CommitBeforeProves, &[1_796_100_018_389]),
     (Mutant::ConfirmQuorumMinusOne, &[44, 54, 82, 90, 129, 153]),
     (Mutant::ForgetBootCounter, &[1131]),
     (Mutant::ForwardAgain, &[2, 5, 9, 11, 16, 22]),
