@@ -1,5 +1,5 @@
-//! Broken variants that random schedules catch, each with the seed that shows it; the others are in `rules.rs`. And the
-//! rules as written, over some seeds.
+//! Broken variants that random schedules catch, each with the seed that shows it; the others are in `rules/`. And the rules
+//! as written, over some seeds.
 
 use netsy_protocol::mutant::Mutant;
 use netsy_sim::run::run;
@@ -62,7 +62,7 @@ const SEEDS: &[(Mutant, &[u64])] = &[
     (Mutant::UnprovenAnswers, &[105]),
 ];
 
-/// Those that `rules.rs` shows to be caught by a scripted schedule.
+/// Those that `rules/` shows to be caught by a scripted schedule.
 const SCRIPTED: &[Mutant] = &[
     Mutant::PromiseNotDurable,
     Mutant::PromiseBeforeSync,
