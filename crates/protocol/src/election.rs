@@ -524,7 +524,7 @@ impl Engine {
         }
         let Some(manifest) = &self.manifest else { return };
         if manifest.term < term {
-            return self.learn();
+            return self.learn_of(term);
         }
         if manifest.term != term || manifest.primary.node_id != from {
             return;
@@ -580,12 +580,13 @@ impl Engine {
             if exists {
                 // No further chunk until the manifest tells.
                 primary.doubted_until = now + 1_000;
+                self.learn_of(term);
             } else {
                 primary.refused_since.get_or_insert(now);
+                self.learn();
             }
-            self.learn();
         } else if exists && self.follower.target.as_ref().is_none_or(|(known, _)| *known < term) {
-            self.learn();
+            self.learn_of(term);
         }
     }
 

@@ -115,6 +115,10 @@ pub struct Engine {
     pub(crate) ended: bool,
     told_config_differs: bool,
     next_learn: Millis,
+    /// A term that word came of while the manifest was being read: it may have been written after that read.
+    learn_again: Option<Term>,
+    /// The greatest term by others' word that a read begun since was to tell of.
+    learned_of: Term,
     next_nodes: Millis,
     #[cfg(feature = "mutants")]
     pub(crate) mutant: Option<crate::mutant::Mutant>,
@@ -187,6 +191,8 @@ impl Engine {
             ended: false,
             told_config_differs: false,
             next_learn: now,
+            learn_again: None,
+            learned_of: Term(0),
             next_nodes: now,
             #[cfg(feature = "mutants")]
             mutant: None,
@@ -355,6 +361,27 @@ impl Engine {
         }
     }
 
+    /// The same at the word of a term that exists: a read that began before that word may not tell of it, and another
+    /// one follows at once. One for each term: what that one does not tell, a third would not either.
+    pub(crate) fn learn_of(&mut self, term: Term) {
+        if term > self.learned_of {
+            if self.is_calling(|p| matches!(p, Purpose::Learn)) {
+                self.learn_again = self.learn_again.max(Some(term));
+            } else {
+                self.learned_of = term;
+            }
+        }
+        self.learn();
+    }
+
+    fn learn_once_more(&mut self) {
+        let Some(term) = self.learn_again.take() else { return };
+        self.learned_of = self.learned_of.max(term);
+        if self.manifest.as_ref().is_none_or(|manifest| manifest.term < term) {
+            self.learn();
+        }
+    }
+
     /// Milliseconds since object storage last answered.
     pub(crate) fn store_age(&self) -> Option<u64> {
         self.store_ok.map(|at| self.now.saturating_sub(at))
@@ -384,7 +411,10 @@ impl Engine {
             _ => self.store_works(),
         }
         match purpose {
-            Purpose::Learn => self.on_manifest_read(&result),
+            Purpose::Learn => {
+                self.on_manifest_read(&result);
+                self.learn_once_more();
+            }
             Purpose::ReadProof { term, covers, sent } => {
                 self.on_manifest_read(&result);
                 self.on_read_proof(term, covers, sent, &result);
@@ -564,11 +594,11 @@ impl Engine {
 
     /// The number of the next chunk of `term` was taken by a chunk of term `by`, or (`None`) by one that is cleaned up
     /// by now: this term is over (R3).
-    pub fn chunk_taken(&mut self, now: Millis, term: Term, _by: Option<Term>) {
+    pub fn chunk_taken(&mut self, now: Millis, term: Term, by: Option<Term>) {
         self.now = self.now.max(now);
         if !self.ended && self.primary.as_ref().is_some_and(|p| p.term == term) {
             self.step_down();
-            self.learn();
+            self.learn_of(by.unwrap_or(term));
             self.drain_inbox();
         }
     }

@@ -155,8 +155,8 @@ impl Engine {
                 let known = current.term;
                 self.close_stream(0);
                 self.back_off();
-                if higher.is_some_and(|higher| higher > known) {
-                    self.learn();
+                if let Some(higher) = higher.filter(|higher| *higher > known) {
+                    self.learn_of(higher);
                 }
             }
             ToReplica::LoadObjectLog => {
@@ -246,7 +246,7 @@ impl Engine {
             let welcomed = self.follower.stream.as_ref().is_some_and(|s| s.term >= told);
             if !welcomed && learned.is_none_or(|m| m.term < told) && !mutant!(self, HaltUnlearned) {
                 // R12: the object log alone does not say whether an operator gave this up.
-                self.learn();
+                self.learn_of(told);
                 return false;
             }
             if recovered.is_some_and(|recovered| term < recovered.term) && !mutant!(self, HaltOnRecovered) {
@@ -374,7 +374,7 @@ impl Engine {
             Some(term) if chunk_term > term && !mutant!(self, SealAfterHigherTerm) => {
                 self.out.push_back(Command::Abandon(call));
                 self.step_down();
-                return self.learn();
+                return self.learn_of(chunk_term);
             }
             Some(_) => {}
             // R2: accepting anything of a term first raises the promise to it.
@@ -458,12 +458,12 @@ impl Engine {
         // This process is deposed: whoever waits here is to go to the new Primary now, not once the manifest is read.
         if self.primary.as_ref().is_some_and(|p| p.term < term) {
             self.step_down();
-            self.learn();
+            self.learn_of(term);
         }
         self.target(term, primary);
         // R1: it acts only once it read that itself.
         if mine && self.last_led < term && self.manifest.as_ref().is_none_or(|m| m.term < term) {
-            self.learn();
+            self.learn_of(term);
         }
     }
 

@@ -120,7 +120,7 @@ impl Engine {
             StoreResult::Sealed(seal) => self.check_seal(seal.seq),
             StoreResult::SealTaken(other) if other.term > term && !past => {
                 self.step_down();
-                self.learn();
+                self.learn_of(other.term);
             }
             // Only this process writes in this term: an earlier try of the same seal.
             StoreResult::SealTaken(other) if other.term == term => self.check_seal(other.seq),

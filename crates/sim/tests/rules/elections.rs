@@ -3,7 +3,8 @@
 use crate::bench::{Bench, election, holds, manifest, node, process, run};
 use netsy_api::ids::Term;
 use netsy_protocol::command::Command;
-use netsy_protocol::event::Event;
+use netsy_protocol::event::{Event, StoreResult};
+use netsy_protocol::manifest::Manifest;
 use netsy_protocol::message::Message;
 use netsy_protocol::mutant::Mutant;
 use netsy_protocol::reconcile::Run;
@@ -89,4 +90,31 @@ fn a_voter_that_is_late_with_its_answer_is_asked_again() {
     let incarnation = process(2).incarnation;
     bench.message(2, Message::Hears { query: first, incarnation, hears: false, primary_store_age: None });
     assert!(elections_began(&bench));
+}
+
+#[test]
+fn word_of_an_election_that_comes_while_the_manifest_is_read_is_followed_at_once() {
+    // n0 is elected while it reads the manifest; that read began before, and tells of the term before.
+    let mut bench = Bench::with(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.hold_reads = true);
+    let before = bench.manifest.clone();
+    let answer = |bench: &mut Bench, manifest: &Manifest| {
+        let call = bench.held_reads.remove(0);
+        bench.tell(Event::StoreDone { call, result: StoreResult::Manifest(Some(manifest.clone())) });
+    };
+    let elected = Message::Elected { term: Term(6), primary: process(0) };
+    bench.message(1, elected.clone());
+    bench.message(2, elected.clone());
+    assert_eq!(bench.held_reads.len(), 1, "one at a time");
+    answer(&mut bench, &before);
+    assert_eq!(bench.held_reads.len(), 1, "and then another");
+    // If that one does not tell of it either, a third would not: no reads without end.
+    bench.message(2, elected);
+    answer(&mut bench, &before);
+    assert_eq!(bench.held_reads.len(), 0);
+    // As it should be: the second tells.
+    let mut bench = Bench::with(manifest(5, 1, &[0, 1, 2], -1), &[(1, 10)], 10, None, |bench| bench.hold_reads = true);
+    bench.message(1, Message::Elected { term: Term(6), primary: process(0) });
+    answer(&mut bench, &before);
+    answer(&mut bench, &Manifest { config_version: 11, ..manifest(6, 0, &[0, 1, 2], -1) });
+    assert!(bench.leads(), "without a tick");
 }
