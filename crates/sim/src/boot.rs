@@ -131,6 +131,8 @@ impl World {
             requests: VecDeque::new(),
             writing: false,
             leading: None,
+            to_show: LogIndex(0),
+            showing: false,
             waiting: VecDeque::new(),
             reads: VecDeque::new(),
             proven: vec![],

@@ -223,8 +223,21 @@ impl World {
         let Some((slot, life)) = self.rng.pick(&running).copied() else {
             return self.after(pause + 50, Happening::Client(client));
         };
-        let op = self.fresh();
         let request = self.request();
+        self.ask(client, slot, life, request);
+    }
+
+    /// A request that the scenario has written down; a node that does not run is not asked.
+    pub fn ask_as_written(&mut self, at: usize) {
+        let Some((_, slot, request)) = self.scenario.asks.get(at).cloned() else { return };
+        let Some(life) = self.slots.get(slot).and_then(|s| s.process.as_ref()).map(|p| p.life) else { return };
+        // Each has a client of its own.
+        let client = self.scenario.clients + at;
+        self.ask(client, slot, life, request);
+    }
+
+    fn ask(&mut self, client: usize, slot: usize, life: u64, request: Request) {
+        let op = self.fresh();
         self.asked += 1;
         let open = Open { client, slot, life, invoked: self.now, request: request.clone() };
         self.clients.open.insert(op, open);
@@ -283,7 +296,9 @@ impl World {
             outcome,
         });
         let pause = self.rng.range(1, self.scenario.think.max(2));
-        self.after(pause, Happening::Client(client));
+        if client < self.scenario.clients {
+            self.after(pause, Happening::Client(client));
+        }
     }
 
     // ---- watches ----

@@ -69,6 +69,7 @@ impl World {
             }
             Input::Forwarded { op, outcome } => return self.on_forwarded(slot, op, outcome),
             Input::Write => return self.write(slot),
+            Input::Show => self.show_wanted(slot),
             Input::Upload => {
                 if let Some(process) = self.process(slot) {
                     process.upload_pending = false;
@@ -153,7 +154,7 @@ impl World {
                 }
             }
             Command::CloseStream(stream) => self.close(slot, stream),
-            Command::Show(index) => self.show(slot, index),
+            Command::Show(index) => self.show_soon(slot, index),
             Command::StartUploads { term, after, last_index } => {
                 let last = process.run_at(last_index);
                 process.uploads = Some(Uploads {

@@ -143,6 +143,16 @@ impl World {
                 true
             }),
             Fault::Recover => self.recover(),
+            Fault::LateAnswers { node, length, by } => {
+                let until = self.now + length;
+                match self.slots.get_mut(node) {
+                    Some(place) => {
+                        place.late_answers = (until, by);
+                        true
+                    }
+                    None => false,
+                }
+            }
         }
     }
 

@@ -67,7 +67,9 @@ impl World {
             self.input(slot, life, timeout, unknown);
         }
         if let Some(delay) = lands {
-            let answer_at = answered.then_some(self.now + delay + back);
+            let (until, by) = self.slots.get(slot).map_or((0, 0), |s| s.late_answers);
+            let late = if self.now < until && matches!(op, Op::Create(_)) { by } else { 0 };
+            let answer_at = answered.then_some(self.now + delay + back + late);
             self.after(delay, Happening::Lands { op, slot, life, why, answer_at });
         }
     }

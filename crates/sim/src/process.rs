@@ -95,6 +95,9 @@ pub struct Process {
     pub requests: VecDeque<(Ask, To)>,
     pub writing: bool,
     pub leading: Option<Term>,
+    /// What is to be shown, and whether the state is on its way there.
+    pub to_show: LogIndex,
+    pub showing: bool,
     pub waiting: VecDeque<Waiting>,
     pub reads: VecDeque<(ReadId, Ask)>,
     /// Reads that are proven, and wait until this node shows as much.

@@ -1,6 +1,7 @@
 //! A run as data: nodes, settings, weather, faults, clients.
 
 use crate::rng::Rng;
+use netsy_history::Request;
 use netsy_protocol::config::Settings;
 
 /// Every run of a seed has at least so many operations, and so many faults that did something.
@@ -78,6 +79,8 @@ pub enum Fault {
     Wipe { node: usize },
     /// A node's clock jumps by this much (never back).
     Clock { node: usize, by: u64 },
+    /// What a node creates in the object log in this time is there as ever, and is answered later by so much. In scripts.
+    LateAnswers { node: usize, length: u64, by: u64 },
 }
 
 /// How calls, messages and disks behave.
@@ -99,6 +102,8 @@ pub struct Weather {
     pub breaks: u64,
     /// Per mille of appends that a connection takes long for.
     pub slow_streams: u64,
+    /// Milliseconds that a replica's state takes to come to what it may show; 0: none, it is shown at once.
+    pub show_ms: (u64, u64),
 }
 
 impl Weather {
@@ -114,6 +119,7 @@ impl Weather {
         sync_ms: (1, 6),
         breaks: 0,
         slow_streams: 0,
+        show_ms: (0, 0),
     };
 }
 
@@ -129,6 +135,10 @@ pub struct Scenario {
     /// When, ascending.
     pub faults: Vec<(u64, Fault)>,
     pub clients: usize,
+    /// Clients begin then.
+    pub clients_from: u64,
+    /// Requests that are written down: when, through which node.
+    pub asks: Vec<(u64, usize, Request)>,
     pub watchers: usize,
     /// Pause between a client's operations, at most.
     pub think: u64,
@@ -154,6 +164,8 @@ impl Scenario {
             weather: Weather::FAIR,
             faults: faults.to_vec(),
             clients: 4,
+            clients_from: 0,
+            asks: vec![],
             watchers: 1,
             think: 60,
             keys: 8,
@@ -195,6 +207,7 @@ impl Scenario {
             sync_ms: *rng.pick(&[(1, 3), (1, 10), (2, 60)]).unwrap_or(&(1, 10)),
             breaks: scale(&mut rng, 5),
             slow_streams: if rng.chance(250) { rng.range(1, 300) } else { 0 },
+            show_ms: (0, 0),
         };
         let mut faults = vec![];
         let wipes = rng.chance(300);
@@ -217,6 +230,8 @@ impl Scenario {
             weather,
             faults,
             clients: rng.range(8, 14) as usize,
+            clients_from: 0,
+            asks: vec![],
             watchers: rng.range(1, 3) as usize,
             think: *rng.pick(&[20, 50, 200]).unwrap_or(&50),
             keys: *rng.pick(&[3, 8, 30]).unwrap_or(&8),

@@ -54,11 +54,13 @@ impl World {
         uploads.in_flight = Some(chunk.clone());
         uploads.since = now;
         let why = Why::Upload(chunk.term, chunk.seq);
+        self.log(slot, || format!("uploads chunk {} of term {} to {}", chunk.seq, chunk.term, chunk.last().last_index));
         self.call(slot, life, why, Op::Create(chunk));
     }
 
     pub fn uploaded(&mut self, slot: usize, term: Term, seq: ChunkSeq, answer: Answer) {
         let any_term = self.mutant == Some(Mutant::UploadAnswerOfAnyTerm);
+        self.log(slot, || format!("<- chunk {seq} of term {term} {answer:?}"));
         let Some(process) = self.process(slot) else { return };
         let life = process.life;
         let in_flight = process.uploads.as_ref().and_then(|u| u.in_flight.clone());

@@ -2,7 +2,7 @@
 
 use crate::disk;
 use crate::process::To;
-use crate::world::World;
+use crate::world::{Input, World};
 use netsy_api::ids::LogIndex;
 use netsy_history::Outcome;
 use netsy_protocol::event::Event;
@@ -11,7 +11,32 @@ use netsy_protocol::quorum::Voter;
 use netsy_protocol::read::ReadId;
 
 impl World {
-    pub fn show(&mut self, slot: usize, index: LogIndex) {
+    /// A Primary that leads shows what it commits; a replica's state comes to that in its own time.
+    pub fn show_soon(&mut self, slot: usize, index: LogIndex) {
+        let (low, high) = self.weather.show_ms;
+        let Some(process) = self.process(slot) else { return };
+        process.to_show = process.to_show.max(index);
+        if high == 0 || process.leading.is_some() {
+            return self.show(slot, index);
+        }
+        if std::mem::replace(&mut process.showing, true) {
+            return;
+        }
+        let life = process.life;
+        let delay = self.rng.range(low, high);
+        self.input(slot, life, delay, Input::Show);
+    }
+
+    pub fn show_wanted(&mut self, slot: usize) {
+        let Some(process) = self.process(slot) else { return };
+        process.showing = false;
+        let index = process.to_show;
+        if index > process.store.visible_index() {
+            self.show(slot, index);
+        }
+    }
+
+    fn show(&mut self, slot: usize, index: LogIndex) {
         let name = format!("n{slot}");
         let Some(place) = self.slots.get_mut(slot) else { return };
         let (Some(process), Some(disk)) = (&mut place.process, &place.disk) else { return };
@@ -49,10 +74,12 @@ impl World {
             }
         }
         process.store.set_visible(index);
-        let status = process.engine.status(0);
-        if status.role != netsy_protocol::status::Role::Replica {
-            // It is about to lead.
-            self.truth.leads(status.term, &voter, &process.mem);
+        if self.truth.recovered.is_some() {
+            let status = process.engine.status(0);
+            if status.role != netsy_protocol::status::Role::Replica {
+                // It is about to lead.
+                self.truth.leads(status.term, &voter, &process.mem);
+            }
         }
         for entry in process.mem.iter().take(index.0 as usize).skip(before.0 as usize) {
             self.truth.shown(&name, entry);
@@ -95,6 +122,8 @@ impl World {
         if !current {
             return;
         }
+        self.show_wanted(slot);
+        let Some(process) = self.process(slot) else { return };
         while (process.store.last_index().0 as usize) < process.mem.len() {
             let next = process.store.last_index().0 as usize;
             let Some(entry) = process.mem.get(next).cloned() else { break };
@@ -106,13 +135,12 @@ impl World {
         process.store.lease_extend_all(now);
         process.leading = Some(term);
         process.engine.handle(now, Event::Leading(term));
-        let log = process.mem.clone();
         self.count("leads");
         if let Some(place) = self.slots.get(slot)
-            && let Some(disk) = &place.disk
+            && let (Some(process), Some(disk)) = (&place.process, &place.disk)
         {
             let by = Voter { node_id: place.id.clone(), incarnation: disk.incarnation };
-            self.truth.leads(term, &by, &log);
+            self.truth.leads(term, &by, &process.mem);
         }
         self.drain(slot);
         self.write_soon(slot);

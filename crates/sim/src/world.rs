@@ -74,23 +74,46 @@ pub enum Input {
     },
     Write,
     Upload,
+    Show,
     Engine(Event),
 }
 
 /// What happens.
 #[derive(Clone, Debug)]
 pub enum Happening {
-    To { slot: usize, life: u64, input: Input },
+    To {
+        slot: usize,
+        life: u64,
+        input: Input,
+    },
     Boot(usize),
-    Lands { op: Op, slot: usize, life: u64, why: Why, answer_at: Option<u64> },
+    Lands {
+        op: Op,
+        slot: usize,
+        life: u64,
+        why: Why,
+        answer_at: Option<u64>,
+    },
     Client(usize),
-    ClientTimeout { client: usize, op: u64 },
-    ClientAnswer { op: u64, outcome: Outcome },
+    /// One of the scenario's requests.
+    Asked(usize),
+    ClientTimeout {
+        client: usize,
+        op: u64,
+    },
+    ClientAnswer {
+        op: u64,
+        outcome: Outcome,
+    },
     Watch(usize),
     Fault(usize),
     Resume(usize),
     Heal(Healing),
-    CleanUp { seq: ChunkSeq, through: ChunkSeq, slow: bool },
+    CleanUp {
+        seq: ChunkSeq,
+        through: ChunkSeq,
+        slow: bool,
+    },
     Fold(Fold),
 }
 
@@ -129,6 +152,8 @@ pub struct Slot {
     pub slow_disk: u32,
     pub full_disk: u32,
     pub store_cut: u32,
+    /// Until when object storage answers its creations late, and by how much.
+    pub late_answers: (u64, u64),
     pub offset: u64,
     pub rate_ppm: u64,
     /// Goes on by itself after a stop or a rebuild.
@@ -180,6 +205,7 @@ impl World {
                 slow_disk: 0,
                 full_disk: 0,
                 store_cut: 0,
+                late_answers: (0, 0),
                 offset: rng.range(1_000, 1_000_000),
                 rate_ppm: 1_000_000 - scenario.drift_ppm / 2 + rng.below(scenario.drift_ppm + 1),
                 restart_after: None,
@@ -221,7 +247,12 @@ impl World {
             world.after(when, Happening::Fault(at));
         }
         for client in 0..world.scenario.clients {
-            world.after(500 + client as u64 * 7, Happening::Client(client));
+            let from = world.scenario.clients_from.max(500);
+            world.after(from + client as u64 * 7, Happening::Client(client));
+        }
+        for at in 0..world.scenario.asks.len() {
+            let when = world.scenario.asks.get(at).map_or(0, |ask| ask.0);
+            world.after(when, Happening::Asked(at));
         }
         for watcher in 0..world.scenario.watchers {
             world.watchers.push(Watcher::new(watcher));
@@ -282,6 +313,7 @@ impl World {
                 }
             }
             Happening::Client(client) => self.client_acts(client),
+            Happening::Asked(at) => self.ask_as_written(at),
             Happening::ClientTimeout { client, op } => self.client_times_out(client, op),
             Happening::ClientAnswer { op, outcome } => self.client_answered(op, outcome),
             Happening::Watch(watcher) => self.watch_again(watcher),

@@ -1,5 +1,7 @@
 //! Whole clusters through what operators do, and through what the issue names.
 
+use netsy_api::etcdserverpb::PutRequest;
+use netsy_history::Request;
 use netsy_protocol::mutant::Mutant;
 use netsy_sim::run::{Finding, run};
 use netsy_sim::scenario::{DiskFate, Fault, Scenario};
@@ -206,4 +208,92 @@ fn losing_the_elector_alone_stops_no_write() {
     let faults = [(6_000, Fault::CrashElector { down: 3_000 })];
     let finding = clean(Scenario::scripted(11, 3, -1, 14_000, &faults));
     assert!(count(&finding, "became elector") >= 2);
+}
+
+/// The scenario shows nothing with the rules as written, and in the broken variant what `sign` is in.
+fn caught(mutant: Mutant, scenario: &Scenario, sign: &str) -> Finding {
+    let finding = clean(scenario.clone());
+    let breaches = run(scenario.clone(), Some(mutant), false).breaches;
+    assert!(breaches.iter().any(|b| b.contains(sign)), "{mutant:?} shows {breaches:?}");
+    finding
+}
+
+#[test]
+fn a_lease_that_was_given_up_is_taken_back_before_it_is_used() {
+    let away = |node| Fault::Isolate { node, length: 7_000 };
+    let faults = [
+        (5_000, Fault::MoveTo { node: 1 }),
+        // n1 gives its lease up for n0, and becomes Primary again without n0's doing anything.
+        (8_000, Fault::MoveTo { node: 0 }),
+        (11_000, Fault::Pause { node: 2, length: 7_000 }),
+        (11_000, Fault::Crash { node: 0, down: 7_000, disk: DiskFate::Kept }),
+        // While its lease still runs another is elected, who finds the release in the manifest.
+        (28_000, away(1)),
+        (28_000, Fault::CutStore { node: 1, length: 7_000 }),
+    ];
+    let mut scenario = Scenario::scripted(21, 3, 0, 40_000, &faults);
+    (scenario.clients, scenario.settings.read_lease) = (30, 5_000);
+    let finding = caught(Mutant::ReleasedLeaseUsed, &scenario, "RealTime");
+    assert!(count(&finding, "read at once") > 0);
+}
+
+#[test]
+fn a_backup_whose_first_starts_fail_is_still_told_from_the_database() {
+    let crash = |node, down, disk| Fault::Crash { node, down, disk };
+    let faults = [
+        (4_000, Fault::MoveTo { node: 0 }),
+        (6_000, Fault::Backup { node: 1 }),
+        (6_500, crash(1, 100, DiskFate::Kept)),
+        // n0 and n1 commit what nobody else has.
+        (12_000, Fault::StoreDown { length: 6_000 }),
+        (12_000, Fault::Isolate { node: 2, length: 2_500 }),
+        // n0 goes, and n1 is given the backup, which is started again and again without reaching the registrations.
+        (14_000, crash(0, 60_000, DiskFate::Kept)),
+        (14_000, crash(1, 20, DiskFate::Old)),
+        (14_500, crash(1, 20, DiskFate::Kept)),
+        (15_000, crash(1, 20, DiskFate::Kept)),
+    ];
+    let scenario = Scenario::scripted(22, 3, -1, 30_000, &faults);
+    let finding = caught(Mutant::RaiseBootFirst, &scenario, "which was shown as one of term");
+    assert_eq!(count(&finding, "restored backup set aside"), 1);
+    assert_eq!(count(&finding, "quorum lost for good"), 0, "n0 comes back");
+}
+
+#[test]
+fn a_proven_read_waits_for_what_this_node_is_still_to_show() {
+    let mut scenario = Scenario::scripted(23, 3, -1, 9_000, &[]);
+    scenario.weather.show_ms = (5, 80);
+    caught(Mutant::ReadsBeforeShown, &scenario, "RealTime");
+}
+
+#[test]
+fn an_answer_to_an_upload_of_an_earlier_term_says_nothing_of_this_one() {
+    let faults = [
+        (5_000, Fault::MoveTo { node: 0 }),
+        (9_000, Fault::LateAnswers { node: 0, length: 200, by: 8_500 }),
+        // Another leads, and hands back: n0's process has a chunk in flight, which does not land, when that answer comes.
+        (9_200, Fault::Isolate { node: 0, length: 4_000 }),
+        (15_000, Fault::MoveTo { node: 0 }),
+        (17_000, Fault::CutStore { node: 0, length: 1_500 }),
+    ];
+    let mut scenario = Scenario::scripted(24, 3, 0, 22_000, &faults);
+    (scenario.clients, scenario.settings.read_lease) = (12, 0);
+    let finding = caught(Mutant::UploadAnswerOfAnyTerm, &scenario, "landed after chunk");
+    assert!(count(&finding, "leads") >= 3, "{:?}", finding.counters);
+}
+
+#[test]
+fn rows_that_say_nothing_any_more_wait_for_the_object_log() {
+    let put = |key: &'static str| Request::Put(PutRequest { key: key.into(), value: "v".into(), ..Default::default() });
+    let mut scenario = Scenario::scripted(25, 3, -1, 14_000, &[(5_000, Fault::MoveTo { node: 0 })]);
+    (scenario.watchers, scenario.clients_from) = (0, 13_000);
+    let keys = ["k0", "k1", "k2", "k3", "k4"];
+    scenario.asks = keys.iter().enumerate().map(|(i, key)| (8_000 + 20 * i as u64, 0, put(key))).collect();
+    let grants = (1..=40).map(|n| (9_000 + 10 * n, 0, Request::LeaseGrant { id: 1_000 + n as i64, ttl: 60 }));
+    scenario.asks.extend(grants);
+    // The newest revision is compacted; leases end after it, at that same revision.
+    scenario.asks.push((12_000, 0, Request::Compact { revision: 6 }));
+    scenario.asks.extend((1..=40).map(|n| (12_010 + 10 * n, 0, Request::LeaseRevoke { id: 1_000 + n as i64 })));
+    let finding = caught(Mutant::DeadRowsGoBeforeLogged, &scenario, "rows of which are gone");
+    assert!(count(&finding, "rows compacted") > 0);
 }
