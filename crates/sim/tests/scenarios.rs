@@ -254,6 +254,7 @@ fn a_backup_whose_first_starts_fail_is_still_told_from_the_database() {
         (15_000, crash(1, 20, DiskFate::Kept)),
     ];
     let scenario = Scenario::scripted(22, 3, -1, 30_000, &faults);
+    caught(Mutant::ForgetBootCounter, &scenario, "which was shown as one of term");
     let finding = caught(Mutant::RaiseBootFirst, &scenario, "which was shown as one of term");
     assert_eq!(count(&finding, "restored backup set aside"), 1);
     assert_eq!(count(&finding, "quorum lost for good"), 0, "n0 comes back");
