@@ -4,6 +4,7 @@ use crate::clock::boot_millis;
 use crate::error::{NodeError, Unavailable};
 use crate::manifest_store::random_128;
 use crate::node::{Inner, Node};
+use crate::primary::Primary;
 use crate::shared::StateNumber;
 use crate::writer::Written;
 use bytes::Bytes;
@@ -111,7 +112,7 @@ impl Node {
     /// Gives a lease all its time again: seconds, or `None` if there is no such lease.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, NodeError> {
         let primary = self.0.leading().ok_or(Unavailable::NotPrimary)?;
-        let (renewed, depends_on) = self.0.renew(id).await?;
+        let (renewed, depends_on) = self.0.renew(&primary, id).await?;
         // Its grant, or its end, may be on its way yet (R8).
         self.0.wait_committed(&primary, depends_on).await?;
         // After the renewal: a Primary that was deposed meanwhile renewed nothing.
@@ -297,11 +298,11 @@ impl Inner {
     }
 
     /// Gives a lease all its time again, and the entry up to which the answer depends on the log.
-    async fn renew(&self, id: LeaseId) -> Result<(Option<i64>, LogIndex), NodeError> {
+    async fn renew(&self, primary: &Primary, id: LeaseId) -> Result<(Option<i64>, LogIndex), NodeError> {
         let now = boot_millis();
-        let (renewal, newest) = {
+        let (renewal, newest, newest_term) = {
             let mut store = self.store.write();
-            (store.lease_renew(id, now), store.last_index())
+            (store.lease_renew(id, now), store.last_index(), store.last_term())
         };
         match renewal {
             Renewal::NotFound => Ok((None, newest)),
@@ -311,7 +312,9 @@ impl Inner {
                 Ok((None, newest))
             }
             Renewal::Renewed { ttl_seconds, reset_checkpoint } => {
-                if reset_checkpoint {
+                // A term without entries leaves nothing in the logs that keeps a Primary of before from being elected,
+                // who may have ended this lease by its own clock since.
+                if reset_checkpoint || newest_term != primary.term {
                     self.submit(WriteRequest::LeaseCheckpoint(vec![(id, 0)])).await?;
                 }
                 Ok((Some(ttl_seconds), newest))

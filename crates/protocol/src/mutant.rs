@@ -105,5 +105,6 @@ mutants! {
     DeadRowsGoBeforeLogged "section 6, driver: rows of leases and compactions that say nothing any more go before the object log has their entries";
     RowsOfNewestGo "section 6, driver: rows of a compaction go that became visible after it was asked what the object log has";
     FoldUnchecked "section 6: a segment is written without a look at the chunk after it";
+    RenewalLeavesNoEntry "R9, driver: a lease is renewed in a term that has no entry, so that an end by a Primary of before comes back";
     RecoverByTimer "R12: a timer gives lost voters up";
 }

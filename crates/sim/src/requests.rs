@@ -282,11 +282,20 @@ impl World {
     /// A renewal counts only if this still is the Primary afterwards: an answer is let out like a read's (R9).
     fn renew(&mut self, slot: usize, id: i64, to: To) {
         let now = self.clock(slot);
+        let traceless = self.mutant == Some(Mutant::RenewalLeavesNoEntry);
         let Some(process) = self.process(slot) else { return };
+        let leading = process.leading;
         let ttl = match process.store.lease_renew(LeaseId(id), now) {
             Renewal::Renewed { ttl_seconds, reset_checkpoint } => {
-                if reset_checkpoint {
+                // A term without entries leaves nothing in the logs that keeps a Primary of before from being elected,
+                // who may have ended this lease by its own clock since.
+                let first = leading != Some(process.store.last_term()) && !traceless;
+                if reset_checkpoint || first {
                     self.write_own(slot, &WriteRequest::LeaseCheckpoint(vec![(LeaseId(id), 0)]));
+                }
+                let untold = |process: &crate::process::Process| leading != Some(process.store.last_term());
+                if first && self.process(slot).is_none_or(|process| untold(process)) {
+                    return self.answer(to, Outcome::Unknown);
                 }
                 ttl_seconds
             }

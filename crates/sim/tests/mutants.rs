@@ -106,6 +106,7 @@ const SCRIPTED: &[Mutant] = &[
     Mutant::ReadsBeforeShown,
     Mutant::UploadAnswerOfAnyTerm,
     Mutant::DeadRowsGoBeforeLogged,
+    Mutant::RenewalLeavesNoEntry,
 ];
 
 #[test]

@@ -298,3 +298,24 @@ fn rows_that_say_nothing_any_more_wait_for_the_object_log() {
     let finding = caught(Mutant::DeadRowsGoBeforeLogged, &scenario, "rows of which are gone");
     assert!(count(&finding, "rows compacted") > 0);
 }
+
+#[test]
+fn a_lease_that_was_renewed_is_not_ended_by_a_primary_of_before() {
+    // Found by seed 1795996002427 of 4b8f739.
+    let keep_alive = |at, node| (at, node, Request::LeaseKeepAlive { id: 1_001 });
+    let faults = [
+        (5_000, Fault::MoveTo { node: 0 }),
+        // n0 sleeps, and hears nothing of the next Primary, which renews the lease, and writes nothing.
+        (11_000, Fault::Isolate { node: 0, length: 7_400 }),
+        (11_000, Fault::Pause { node: 0, length: 7_500 }),
+        // It wakes, finds the lease over, and goes on with that where the other one ends.
+        (18_506, Fault::CrashPrimary { down: 60_000, disk: DiskFate::Kept }),
+    ];
+    let mut scenario = Scenario::scripted(26, 3, -1, 40_000, &faults);
+    (scenario.watchers, scenario.clients_from) = (0, 30_000);
+    scenario.asks =
+        vec![(10_000, 0, Request::LeaseGrant { id: 1_001, ttl: 8 }), keep_alive(16_000, 1), keep_alive(16_000, 2)];
+    scenario.asks.extend([keep_alive(22_000, 0), keep_alive(22_100, 1), keep_alive(22_200, 2)]);
+    let finding = caught(Mutant::RenewalLeavesNoEntry, &scenario, "LeaseEarly");
+    assert!(count(&finding, "leads") >= 4);
+}
