@@ -29,9 +29,9 @@ impl Certificates {
         for (node, address) in nodes.iter().enumerate() {
             run(program, &this.folder, &["node", &name(node), "--host", &address.to_string()])?;
         }
-        run(program, &this.folder, &["client", "tests"])?;
+        run(program, &this.folder, &["operator", "tests"])?;
         let file = |name: &str| this.folder.join(name);
-        let client = OperatorTls::load(&file("ca.crt"), &file("client-tests.crt"), &file("client-tests.key"));
+        let client = OperatorTls::load(&file("ca.crt"), &file("operator-tests.crt"), &file("operator-tests.key"));
         // A few in the life of the program.
         *CLIENT.write() = Some(Box::leak(Box::new(client.map_err(|e| anyhow!("TLS: {e}"))?)));
         Ok(this)

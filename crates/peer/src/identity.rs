@@ -17,6 +17,8 @@ pub enum Role {
     Peer,
     /// A client.
     Client,
+    /// Who runs the cluster: a client that may also change it.
+    Operator,
 }
 
 impl Role {
@@ -25,6 +27,7 @@ impl Role {
         match self {
             Self::Peer => "peer",
             Self::Client => "client",
+            Self::Operator => "operator",
         }
     }
 }
@@ -42,14 +45,15 @@ pub struct Identity {
     pub cluster_id: String,
     /// What its holder may do.
     pub role: Role,
-    /// The node id of a peer; any name of a client.
+    /// The node id of a peer; any name of a client or an operator.
     pub name: String,
 }
 
 /// Why a text is no identity.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "{uri:?} is no identity of netsy's: {why}; it has the form netsy://CLUSTER/peer/NODE or netsy://CLUSTER/client/NAME"
+    "{uri:?} is no identity of netsy's: {why}; it has the form netsy://CLUSTER/peer/NODE, netsy://CLUSTER/client/NAME \
+     or netsy://CLUSTER/operator/NAME"
 )]
 pub struct InvalidIdentity {
     /// The text.
@@ -67,6 +71,11 @@ impl Identity {
     /// A client's; checks the name.
     pub fn client(cluster_id: &str, name: &str) -> Result<Self, InvalidIdentity> {
         format!("{SCHEME}{cluster_id}/client/{name}").parse()
+    }
+
+    /// An operator's; checks the name.
+    pub fn operator(cluster_id: &str, name: &str) -> Result<Self, InvalidIdentity> {
+        format!("{SCHEME}{cluster_id}/operator/{name}").parse()
     }
 }
 
@@ -91,24 +100,23 @@ impl FromStr for Identity {
         let role = match role {
             "peer" => Role::Peer,
             "client" => Role::Client,
-            other => return Err(bad(format!("the role {other:?} is neither peer nor client"))),
+            "operator" => Role::Operator,
+            other => return Err(bad(format!("the role {other:?} is neither peer, client nor operator"))),
         };
         match role {
             Role::Peer => check_name("node id", name).map_err(|e| bad(e.to_string()))?,
-            Role::Client => check_client_name(name).map_err(bad)?,
+            Role::Client | Role::Operator => check_client_name(name).map_err(bad)?,
         }
         Ok(Self { cluster_id: cluster_id.to_owned(), role, name: name.to_owned() })
     }
 }
 
-/// Names of clients are for logs and permissions: letters, digits and a few signs that need no
+/// Names of clients and operators are for logs and permissions: letters, digits and a few signs that need no
 /// escapes in a URI.
 fn check_client_name(name: &str) -> Result<(), String> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~@:+".contains(&b);
     if name.is_empty() || name.len() > CLIENT_NAME_BYTES_MAX || !name.bytes().all(allowed) {
-        return Err(format!(
-            "the client name {name:?} is not 1 to {CLIENT_NAME_BYTES_MAX} letters, digits and -._~@:+"
-        ));
+        return Err(format!("the name {name:?} is not 1 to {CLIENT_NAME_BYTES_MAX} letters, digits and -._~@:+"));
     }
     Ok(())
 }
@@ -121,7 +129,12 @@ mod tests {
 
     #[test]
     fn identities_are_read_and_written() {
-        for text in ["netsy://prod-1/peer/node-1", "netsy://c/client/kube-apiserver", "netsy://c/client/a.b@c:D+e_~"] {
+        for text in [
+            "netsy://prod-1/peer/node-1",
+            "netsy://c/client/kube-apiserver",
+            "netsy://c/client/a.b@c:D+e_~",
+            "netsy://c/operator/alice@example.com",
+        ] {
             assert_eq!(text.parse::<Identity>().map(|i| i.to_string()), Ok(text.to_owned()));
         }
         let peer: Identity = "netsy://prod-1/peer/node-1".parse().expect("valid");
@@ -143,6 +156,8 @@ mod tests {
             "netsy://c/peer/A",
             "netsy://c/peer/a--b",
             "netsy://c/client/a b",
+            "netsy://c/operator/",
+            "netsy://c/Operator/a",
             "netsy://c/client/%41",
             "https://c/peer/a",
             " netsy://c/peer/a",

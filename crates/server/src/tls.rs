@@ -1,4 +1,4 @@
-//! Mutual TLS for clients: certificates with role `client` of this cluster, or of its nodes.
+//! Mutual TLS for clients: certificates of this cluster's clients, operators and nodes.
 
 use crate::transport::listener::{Accepted, Acceptor};
 use netsy_peer::tls::ClientTls;

@@ -350,6 +350,8 @@ async fn members_and_health() {
     assert_eq!(list.members[0].client_ur_ls, ["http://127.0.0.1:2379"]);
     assert_eq!(list.members[0].id, server.node.identity().member_id());
     assert_eq!(status_of(cluster.member_add(MemberAddRequest::default()).await).0, Code::Unimplemented);
+    let update = MemberUpdateRequest { id: 77, peer_ur_ls: list.members[0].peer_ur_ls.clone() };
+    assert_eq!(status_of(cluster.member_update(update).await).0, Code::NotFound);
     let mut health = HealthClient::new(server.channel().await);
     let ask = |service: &str| HealthCheckRequest { service: service.into() };
     assert_eq!(health.check(ask("")).await.unwrap().into_inner().status, 1);

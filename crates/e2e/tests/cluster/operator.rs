@@ -115,6 +115,23 @@ async fn a_node_that_is_gone_is_taken_out_and_one_that_runs_is_not() {
     let id = list.get_ref().members.iter().find(|m| m.name == format!("n{gone}")).expect("a member").id;
     let runs = client.cluster().member_remove(pb::MemberRemoveRequest { id }).await.expect_err("it runs");
     assert_eq!(runs.code(), Code::FailedPrecondition, "{runs}");
+    // A node tells its own addresses: what it tells is no change, anything else is refused; as etcd finds fault.
+    let urls =
+        |name: &str| list.get_ref().members.iter().find(|m| m.name == name).expect("a member").peer_ur_ls.clone();
+    let own = urls(&format!("n{gone}"));
+    let cluster = || client.cluster();
+    let update = async |id, peer_ur_ls| cluster().member_update(pb::MemberUpdateRequest { id, peer_ur_ls }).await;
+    let same = update(id, own.clone()).await.expect("no change").into_inner();
+    assert_eq!(same.members.iter().find(|m| m.id == id).expect("a member").peer_ur_ls, own);
+    assert!(same.header.is_some_and(|header| header.member_id != 0 && header.revision == 0), "{:?}", same.header);
+    let taken = update(id, urls(&format!("n{primary}"))).await.expect_err("another's");
+    let exists = "etcdserver: Peer URLs already exists";
+    assert_eq!((taken.code(), taken.message()), (Code::FailedPrecondition, exists));
+    for other in [vec!["http://127.0.0.1:1".to_owned()], vec![]] {
+        let refused = update(id, other).await.expect_err("not its own");
+        let told = format!("n{gone} tells its own addresses, {} at present", own.join(", "));
+        assert!(refused.code() == Code::FailedPrecondition && refused.message().contains(&told), "{refused}");
+    }
     let promoted = client.cluster().member_promote(pb::MemberPromoteRequest { id }).await.expect_err("a voter");
     assert_eq!(promoted.message(), "etcdserver: can only promote a learner member");
     let unknown = client.cluster().member_remove(pb::MemberRemoveRequest { id: 77 }).await.expect_err("unknown");

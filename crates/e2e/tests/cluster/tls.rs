@@ -35,6 +35,13 @@ impl Ca {
         let file = |kind: &str| self.file(&format!("client-{client}.{kind}"));
         Etcdctl::with_tls(endpoints, trusted, &file("crt"), &file("key"))
     }
+
+    /// What a command of netsy's is told to connect as `holder`, such as `client-app`.
+    fn options(&self, holder: &str) -> Vec<String> {
+        let [ca, cert, key] = ["ca.crt".to_owned(), format!("{holder}.crt"), format!("{holder}.key")]
+            .map(|name| self.file(&name).display().to_string());
+        vec![format!("--cacert={ca}"), format!("--cert={cert}"), format!("--key={key}")]
+    }
 }
 
 /// As a tool that renews certificates does: each file is replaced as a whole.
@@ -109,15 +116,7 @@ async fn three_nodes_with_mtls_and_certificates_that_change_under_load() {
     trust(&[&old], &root, 3);
     give(&old, &root, 3);
     nodes.spawn();
-    let tls = |ca: &Path, from: &Ca, client: &str| {
-        [
-            ("--cacert", ca.to_path_buf()),
-            ("--cert", from.file(&format!("client-{client}.crt"))),
-            ("--key", from.file(&format!("client-{client}.key"))),
-        ]
-        .map(|(option, path)| format!("{option}={}", path.display()))
-    };
-    let own = tls(&old_ca, &old, "app");
+    let own = old.options("client-app");
     let own: Vec<&str> = own.iter().map(String::as_str).collect();
     let list = [&["member", "list"], own.as_slice()].concat();
     let mut seen = String::new();
@@ -144,7 +143,7 @@ async fn three_nodes_with_mtls_and_certificates_that_change_under_load() {
     let stranger = Ca::new(&nodes, root.join("stranger"), "e2e");
     stranger.make(&nodes, &["certs", "client", "app"]);
     stranger.etcdctl(&old_ca, first, "app").fails(&["get", "k"]);
-    let other = tls(&stranger.file("ca.crt"), &stranger, "app");
+    let other = stranger.options("client-app");
     let other: Vec<&str> = other.iter().map(String::as_str).collect();
     let refused = nodes.command(1, &[&["member", "list"], other.as_slice()].concat()).expect_err("another CA");
     assert!(refused.contains("TLS"), "{refused}");
@@ -213,4 +212,81 @@ async fn three_nodes_with_mtls_and_certificates_that_change_under_load() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(etcdctl.run(&["put", "k", "after"]), "OK\n");
+}
+
+/// docs/decisions/0010: what changes the cluster takes an operator's certificate, or a node's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_does_not_change_the_cluster() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
+    let root = tempfile::tempdir().expect("a folder");
+    let dir = root.path().to_path_buf();
+    let mut nodes = Nodes::with(3, "", move |name| node_arguments(&dir, name));
+    let root = root.path();
+    let ca = Ca::new(&nodes, root.join("ca"), "e2e");
+    for name in ["n1", "n2", "n3"] {
+        std::fs::create_dir_all(live(root, name)).expect("a folder");
+        ca.make(&nodes, &["certs", "node", name]);
+    }
+    ca.make(&nodes, &["certs", "client", "app"]);
+    ca.make(&nodes, &["certs", "operator", "alice"]);
+    let trusted = trust(&[&ca], root, 3);
+    give(&ca, root, 3);
+    nodes.spawn();
+    let run = |nodes: &Nodes, number: usize, holder: &str, command: &[&str]| {
+        let options = ca.options(holder);
+        nodes.command(number, &[command, &options.iter().map(String::as_str).collect::<Vec<_>>()].concat())
+    };
+    let mut seen = String::new();
+    for _ in 0..600 {
+        // Anybody may look.
+        seen = run(&nodes, 1, "client-app", &["member", "list"]).unwrap_or_else(|error| error);
+        if seen.matches("  voter  ").count() == 2 && seen.contains("  Primary  ") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let primary = seen.lines().next().and_then(|line| line.split_once("Primary n")?.1.chars().next()?.to_digit(10));
+    let primary = primary.unwrap_or_else(|| panic!("three voters were to be:\n{seen}")) as usize;
+    let other = primary % 3 + 1;
+    let endpoints = nodes.endpoints();
+    let endpoint = |number: usize| endpoints.split(',').nth(number - 1).expect("an address");
+
+    for number in [primary, other] {
+        for command in [
+            ["member", "move-primary", "n1"].as_slice(),
+            &["member", "remove", "n9"],
+            &["cluster", "set", "--quorum", "0"],
+            &["recover", "--lost", "n1"],
+            &["recover", "--lost", "n1", "--confirm", "e2e/1"],
+        ] {
+            let refused = run(&nodes, number, "client-app", command).expect_err("a client");
+            assert!(refused.contains("netsy://e2e/client/app may not call"), "{command:?}: {refused}");
+            assert!(refused.contains("netsy certs operator NAME"), "{command:?}: {refused}");
+        }
+        let refused = ca.etcdctl(&trusted, endpoint(number), "app").fails(&["member", "remove", "77"]);
+        assert!(refused.contains("netsy://e2e/client/app may not call MemberRemove"), "{refused}");
+    }
+    // etcdctl asks the leader alone.
+    let refused = ca.etcdctl(&trusted, &endpoints, "app").fails(&["move-leader", "77"]);
+    assert!(refused.contains("netsy://e2e/client/app may not call MoveLeader"), "{refused}");
+    // An operator may, and a node may: at the Primary, and passed on to it.
+    for (number, holder) in [(primary, "operator-alice"), (other, "operator-alice"), (other, "node-n1")] {
+        for quorum in ["0", "-1"] {
+            let set = run(&nodes, number, holder, &["cluster", "set", "--quorum", quorum]).expect("set");
+            assert!(set.contains(&format!("quorum {quorum}, ")), "{set}");
+        }
+        let nobody = run(&nodes, number, holder, &["member", "remove", "n9"]).expect_err("nobody");
+        assert!(nobody.contains("there is no node n9"), "{nobody}");
+        let nothing = run(&nodes, number, holder, &["recover", "--lost", "n1"]).expect_err("it serves");
+        assert!(nothing.contains("there is nothing to recover"), "{nothing}");
+    }
+    let file = |kind: &str| ca.file(&format!("operator-alice.{kind}"));
+    let etcdctl = Etcdctl::with_tls(endpoint(other), &trusted, &file("crt"), &file("key"));
+    assert!(etcdctl.fails(&["member", "remove", "77"]).contains("member not found"));
+    // An operator is a client, too.
+    assert_eq!(etcdctl.run(&["put", "k", "v"]), "OK\n");
+    let moved = run(&nodes, other, "operator-alice", &["member", "move-primary", &format!("n{other}")]).expect("moved");
+    assert!(moved.contains(&format!("n{other} is Primary")), "{moved}");
 }

@@ -1,4 +1,4 @@
-//! `netsy certs`: a CA, and certificates of nodes and clients, for trying things out.
+//! `netsy certs`: a CA, and certificates of nodes, clients and operators, for trying things out.
 //!
 //! What an organisation's own CA issues serves as well: all that counts is the URI in it (`netsy_peer::Identity`).
 
@@ -32,6 +32,9 @@ pub enum CertsCommand {
     Node(NodeArgs),
     /// Makes a certificate for a client, signed by the CA in the folder.
     Client(ClientArgs),
+    /// Makes a certificate for who runs the cluster, signed by the CA in the folder: a client's that may also change the
+    /// cluster (`netsy member`, `netsy cluster`, `netsy recover`).
+    Operator(ClientArgs),
 }
 
 #[derive(Args)]
@@ -66,7 +69,7 @@ pub struct NodeArgs {
 
 #[derive(Args)]
 pub struct ClientArgs {
-    /// The client's name, as logs will show it.
+    /// A name, as logs will show it.
     name: String,
     #[command(flatten)]
     place: Place,
@@ -87,6 +90,7 @@ pub fn run(command: CertsCommand) -> anyhow::Result<()> {
         CertsCommand::Ca(args) => make_ca(args)?,
         CertsCommand::Node(args) => make_node(args)?,
         CertsCommand::Client(args) => make_client(args)?,
+        CertsCommand::Operator(args) => make_operator(args)?,
     };
     say(&format!("{text}\n"))
 }
@@ -112,7 +116,8 @@ fn make_ca(args: CaArgs) -> anyhow::Result<String> {
          \x20 {key}    whoever has it can make certificates: keep it here\n\
          \n\
          Next:  netsy certs node NODE_ID --host HOST --dir {dir}\n\
-         \x20      netsy certs client NAME --dir {dir}",
+         \x20      netsy certs client NAME --dir {dir}\n\
+         \x20      netsy certs operator NAME --dir {dir}",
         days = args.days,
         crt = crt.display(),
         key = key_path.display(),
@@ -152,17 +157,41 @@ fn make_node(args: NodeArgs) -> anyhow::Result<String> {
 fn make_client(args: ClientArgs) -> anyhow::Result<String> {
     let ca = Ca::open(&args.place.dir)?;
     let identity = Identity::client(&ca.cluster_id, &args.name)?;
-    let (certificate, key) = ca.issue(&identity, &[], vec![ExtendedKeyUsagePurpose::ClientAuth], args.days)?;
-    let [crt, key] = write_pair(&args.place.dir, &format!("client-{}", args.name), &certificate, &key)?;
+    make_own(&args, &ca, &identity, |tls| {
+        format!(
+            "etcdctl --endpoints=https://localhost:2379 --cacert={} \\\n\x20       --cert={} --key={} get hello",
+            tls[0], tls[1], tls[2]
+        )
+    })
+}
+
+fn make_operator(args: ClientArgs) -> anyhow::Result<String> {
+    let ca = Ca::open(&args.place.dir)?;
+    let identity = Identity::operator(&ca.cluster_id, &args.name)?;
+    make_own(&args, &ca, &identity, |tls| {
+        format!(
+            "netsy member list --endpoints https://localhost:2379 --cacert {} \\\n\x20       --cert {} --key {}",
+            tls[0], tls[1], tls[2]
+        )
+    })
+}
+
+/// A certificate to connect with, and what to try it with: a command with CA, certificate and key.
+fn make_own(
+    args: &ClientArgs,
+    ca: &Ca,
+    identity: &Identity,
+    command: impl Fn([std::path::Display<'_>; 3]) -> String,
+) -> anyhow::Result<String> {
+    let (certificate, key) = ca.issue(identity, &[], vec![ExtendedKeyUsagePurpose::ClientAuth], args.days)?;
+    let name = format!("{}-{}", identity.role, args.name);
+    let [crt, key] = write_pair(&args.place.dir, &name, &certificate, &key)?;
     Ok(format!(
         "Made a certificate for {identity}, valid for {days} days:\n\
          \n\
-         Try:  etcdctl --endpoints=https://localhost:2379 --cacert={ca} \\\n\
-         \x20       --cert={crt} --key={key} get hello",
+         Try:  {command}",
         days = args.days,
-        ca = ca.crt.display(),
-        crt = crt.display(),
-        key = key.display(),
+        command = command([ca.crt.display(), crt.display(), key.display()]),
     ))
 }
 
@@ -282,6 +311,10 @@ mod tests {
         make_client(ClientArgs { name: name.into(), place: place(dir), days: 10 })
     }
 
+    fn operator(dir: &TempDir, name: &str) -> anyhow::Result<String> {
+        make_operator(ClientArgs { name: name.into(), place: place(dir), days: 10 })
+    }
+
     #[test]
     fn what_is_made_is_what_a_node_takes() {
         let dir = TempDir::new().unwrap();
@@ -292,6 +325,9 @@ mod tests {
         let text = node(&dir, "n1", &["10.0.0.7", "n1.example.com", "localhost"]).unwrap();
         assert!(text.contains("NETSY_TLS_SERVER_KEY=") && text.contains("netsy://prod-1/peer/n1"), "{text}");
         assert!(client(&dir, "kube-apiserver").unwrap().contains("etcdctl"));
+        let text = operator(&dir, "alice").unwrap();
+        assert!(text.contains("netsy://prod-1/operator/alice") && text.contains("netsy member list"), "{text}");
+        assert!(text.contains("operator-alice.crt --key"), "{text}");
         let certs = place(&dir).dir;
         for entry in std::fs::read_dir(&certs).unwrap() {
             let entry = entry.unwrap();
@@ -318,12 +354,14 @@ mod tests {
         ca(&dir, "c").unwrap();
         node(&dir, "n1", &[]).unwrap();
         client(&dir, "me").unwrap();
-        for name in ["ca", "node-n1", "client-me"] {
+        operator(&dir, "me").unwrap();
+        for name in ["ca", "node-n1", "client-me", "operator-me"] {
             let path = |extension: &str| place(&dir).dir.join(format!("{name}.{extension}"));
             let before = (std::fs::read(path("crt")).unwrap(), std::fs::read(path("key")).unwrap());
             let again = || match name {
                 "ca" => ca(&dir, "c"),
                 "node-n1" => node(&dir, "n1", &[]),
+                "operator-me" => operator(&dir, "me"),
                 _ => client(&dir, "me"),
             };
             assert!(again().unwrap_err().to_string().contains("exists already"));
@@ -345,6 +383,7 @@ mod tests {
         }
         for name in ["", "a b", "../a", "a/b"] {
             assert!(client(&dir, name).is_err(), "{name:?}");
+            assert!(operator(&dir, name).is_err(), "{name:?}");
         }
         for host in ["https://a", "a:1", "", "a b"] {
             assert!(node(&dir, "n1", &[host]).is_err(), "{host:?}");

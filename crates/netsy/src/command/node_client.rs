@@ -29,7 +29,7 @@ pub struct NodeArgs {
     /// The CA that signed the nodes' certificates, in PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     cacert: Option<PathBuf>,
-    /// A client's certificate, in PEM.
+    /// An operator's or a node's certificate, in PEM; to look only, a client's will do.
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// Its key.

@@ -60,7 +60,8 @@ impl Material {
         }
 
         let peers = Admission { cluster_id: owner.cluster_id.clone(), roles: &[Role::Peer] };
-        let clients = Admission { cluster_id: owner.cluster_id.clone(), roles: &[Role::Client, Role::Peer] };
+        let roles = &[Role::Client, Role::Operator, Role::Peer];
+        let clients = Admission { cluster_id: owner.cluster_id.clone(), roles };
         let server = |admission: Admission, versions: &[&'static rustls::SupportedProtocolVersion], alpn: &[&[u8]]| {
             let chain = chain_verifier(&roots, &provider).map_err(|e| TlsError::new(&files.ca_cert, e))?;
             let verifier = Arc::new(IncomingVerifier { chain, admission });

@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 pub struct OperatorTls(Arc<ClientConfig>);
 
 impl OperatorTls {
-    /// Reads the files; the certificate may be a client's or a node's. The error names the file. Blocks.
+    /// Reads the files; the certificate may be anybody's of the cluster. The error names the file. Blocks.
     pub fn load(ca_cert: &Path, cert: &Path, cert_key: &Path) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();

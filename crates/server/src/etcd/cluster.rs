@@ -1,16 +1,17 @@
 //! etcdserverpb.Cluster. Headers of member calls have no revision.
 //!
 //! Members are nodes. They join and become voters by themselves once they are started with the cluster's configuration,
-//! and tell their own addresses: nothing is left to do for MemberAdd, MemberUpdate and MemberPromote.
+//! and tell their own addresses: nothing is left to do for MemberAdd, MemberUpdate and MemberPromote, which find fault
+//! as etcd does and change nothing.
 
 use super::Service;
 use super::errors::{status, timed_out};
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::Body;
-use crate::grpc::rpc::Rpc;
 use crate::grpc::status::{Code, Status};
 use netsy_api::etcdserverpb::{
     Member, MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberRemoveRequest, MemberRemoveResponse,
+    MemberUpdateRequest, MemberUpdateResponse,
 };
 use netsy_api::ids::NodeId;
 use netsy_node::MemberInfo;
@@ -41,7 +42,11 @@ async fn members(service: &Service) -> Vec<Member> {
 
 async fn find(service: &Service, cx: &UnaryContext, id: u64) -> Result<MemberInfo, Status> {
     let member = until(cx.deadline, timed_out, service.node.member(id)).await?;
-    member.ok_or_else(|| Status::new(Code::NotFound, "etcdserver: member not found"))
+    member.ok_or_else(not_found)
+}
+
+fn not_found() -> Status {
+    Status::new(Code::NotFound, "etcdserver: member not found")
 }
 
 /// MemberRemove: on the Primary. A node that runs leaves by being stopped.
@@ -76,11 +81,35 @@ pub(super) async fn member_promote(
     Err(Status::new(Code::FailedPrecondition, text))
 }
 
-/// MemberAdd, MemberUpdate: not served, as there is nothing to do.
-pub(super) fn by_itself(rpc: Rpc) -> Status {
-    let what = match rpc {
-        Rpc::MemberAdd => "a node joins by itself: start it with the cluster's configuration (netsy server)",
-        _ => "a node tells its own addresses: set NETSY_ADVERTISE_PEER and NETSY_ADVERTISE_CLIENT",
-    };
-    Status::unimplemented(format!("netsy: {}: {what}", rpc.method()))
+/// MemberUpdate: on the Primary. Addresses are the node's to tell: what it tells is taken, as nothing is to be changed
+/// then, and anything else is not.
+pub(super) async fn member_update(
+    service: &Service,
+    cx: UnaryContext,
+    request: MemberUpdateRequest,
+) -> Result<Body, Status> {
+    let members = until(cx.deadline, timed_out, members(service)).await?;
+    let member = members.iter().find(|member| member.id == request.id).ok_or_else(not_found)?;
+    let (wanted, told) = (&request.peer_ur_ls, &member.peer_ur_ls);
+    if members.iter().any(|other| other.id != request.id && other.peer_ur_ls.iter().any(|url| wanted.contains(url))) {
+        return Err(Status::new(Code::FailedPrecondition, "etcdserver: Peer URLs already exists"));
+    }
+    if !wanted.iter().all(|url| told.contains(url)) || !told.iter().all(|url| wanted.contains(url)) {
+        return Err(Status::new(
+            Code::FailedPrecondition,
+            format!(
+                "netsy: MemberUpdate: {} tells its own addresses, {} at present: set NETSY_ADVERTISE_PEER (and \
+                 NETSY_ADVERTISE_CLIENT) and start it again",
+                member.name,
+                told.join(", ")
+            ),
+        ));
+    }
+    Ok(Body::of(&MemberUpdateResponse { header: Some(service.header_without_revision()), members }))
+}
+
+/// MemberAdd: not served, as there is nothing to do.
+pub(super) fn member_add() -> Status {
+    let what = "a node joins by itself: start it with the cluster's configuration (netsy server)";
+    Status::unimplemented(format!("netsy: MemberAdd: {what}"))
 }

@@ -3,6 +3,7 @@
 //! What was sent on is never sent again; what was not may be, until the client's time is over.
 
 use super::errors::{no_leader, timed_out};
+use super::permit::permit;
 use super::{Service, cluster, keep_alive, kv, lease, maintenance, operator};
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::{Body, put_prefix};
@@ -104,6 +105,7 @@ async fn run(service: &Service, cx: UnaryContext, rpc: Rpc, body: Bytes) -> Resu
         Rpc::Alarm => maintenance::alarm(service, cx, decode(body)?).await,
         // Seldom, and long: not part of every call's future.
         Rpc::MemberRemove => Box::pin(cluster::member_remove(service, cx, decode(body)?)).await,
+        Rpc::MemberUpdate => Box::pin(cluster::member_update(service, cx, decode(body)?)).await,
         Rpc::MemberPromote => Box::pin(cluster::member_promote(service, cx, decode(body)?)).await,
         Rpc::OperatorMovePrimary => Box::pin(operator::move_primary(service, cx, decode(body)?)).await,
         Rpc::OperatorSetCluster => Box::pin(operator::set_cluster(service, cx, decode(body)?)).await,
@@ -214,7 +216,8 @@ impl Forwarded for FromPeers {
                 let status = Status::unimplemented(format!("{} is not served by netsy", request.path));
                 return ForwardReply::Status(call_status(&status));
             };
-            let identity = match client_of(&request.client, service.identities, &service.node.identity().cluster_name) {
+            let cluster = &service.node.identity().cluster_name;
+            let identity = match client_of(rpc, &request.client, service.identities, cluster) {
                 Ok(identity) => identity,
                 Err(status) => return ForwardReply::Status(call_status(&status)),
             };
@@ -240,8 +243,9 @@ impl Forwarded for FromPeers {
 }
 
 /// Who asked the node that passed the request on. What holds for those who connect here holds for them, too: where
-/// clients show certificates, a request of nobody, or of another cluster's client, is not run.
-fn client_of(text: &str, identities: bool, cluster: &str) -> Result<Option<Arc<Identity>>, Status> {
+/// clients show certificates, a request of nobody, of another cluster's client, or for what a client may not have done,
+/// is not run.
+fn client_of(rpc: Rpc, text: &str, identities: bool, cluster: &str) -> Result<Option<Arc<Identity>>, Status> {
     let refused = |why: String| Status::new(Code::PermissionDenied, format!("netsy: a request was passed on {why}"));
     if text.is_empty() {
         return if identities { Err(refused("without its client's identity".to_owned())) } else { Ok(None) };
@@ -250,6 +254,7 @@ fn client_of(text: &str, identities: bool, cluster: &str) -> Result<Option<Arc<I
     if identity.cluster_id != cluster {
         return Err(refused(format!("for {identity}, who is of another cluster than {cluster}")));
     }
+    permit(rpc, Some(&identity))?;
     Ok(Some(Arc::new(identity)))
 }
 
@@ -271,8 +276,8 @@ mod tests {
 
     #[test]
     fn a_request_is_passed_on_in_the_name_of_a_client_of_this_cluster() {
-        let asked =
-            |text: &str, identities| client_of(text, identities, "prod").map(|found| found.map(|i| i.to_string()));
+        let of = |rpc, text: &str, identities| client_of(rpc, text, identities, "prod");
+        let asked = |text: &str, identities| of(Rpc::Put, text, identities).map(|found| found.map(|i| i.to_string()));
         let known = "netsy://prod/client/app";
         assert_eq!(asked(known, true), Ok(Some(known.to_owned())));
         assert_eq!(asked("netsy://prod/peer/n2", true), Ok(Some("netsy://prod/peer/n2".to_owned())));
@@ -281,6 +286,10 @@ mod tests {
             let status = asked(text, identities).expect_err("refused");
             assert_eq!(status.code, Code::PermissionDenied, "{text}: {status}");
         }
+        // Whatever the node that passed it on let through.
+        let refused = of(Rpc::OperatorSetCluster, known, true).expect_err("no operator");
+        assert!(refused.code == Code::PermissionDenied && refused.message.contains(known), "{refused}");
+        assert!(of(Rpc::OperatorSetCluster, "netsy://prod/operator/alice", true).is_ok());
     }
 
     #[test]

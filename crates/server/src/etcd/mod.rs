@@ -14,6 +14,7 @@ mod kv_messages;
 mod lease;
 mod maintenance;
 mod operator;
+mod permit;
 mod range_stream;
 mod router;
 pub(crate) mod versions;

@@ -1,6 +1,6 @@
 //! Which handler a request goes to.
 
-use super::{Service, cluster, forward, health, keep_alive, kv, lease, maintenance, operator, range_stream};
+use super::{Service, cluster, forward, health, keep_alive, kv, lease, maintenance, operator, permit, range_stream};
 use crate::grpc::call::{Call, streaming, unary, unary_of};
 use crate::grpc::deadline::timeout_of;
 use crate::grpc::gunzip::{ENCODINGS, is_gzip};
@@ -32,6 +32,10 @@ impl Routes for Service {
             Ok(gzip) => gzip,
             Err(status) => return refuse_encoding(incoming, &status),
         };
+        // Before anything is passed on or waited for.
+        if let Err(status) = permit::permit(rpc, incoming.shared.identity.as_deref()) {
+            return refuse_with(incoming, &status);
+        }
         let call = Call { incoming, timeout, gzip };
         let site = self.clone();
         match rpc {
@@ -45,6 +49,7 @@ impl Routes for Service {
             | Rpc::LeaseTimeToLive
             | Rpc::Alarm
             | Rpc::MemberRemove
+            | Rpc::MemberUpdate
             | Rpc::MemberPromote
             | Rpc::OperatorMovePrimary
             | Rpc::OperatorSetCluster
@@ -63,7 +68,7 @@ impl Routes for Service {
             Rpc::HashKv => Work::Queued(unary(site, call, rpc, maintenance::hash_kv).boxed()),
             Rpc::HealthCheck => Work::Here(unary(site, call, rpc, health::check).boxed()),
             Rpc::HealthWatch => Work::Queued(streaming(site, call, rpc, health::watch).boxed()),
-            Rpc::MemberAdd | Rpc::MemberUpdate => refuse_with(call.incoming, &cluster::by_itself(rpc)),
+            Rpc::MemberAdd => refuse_with(call.incoming, &cluster::member_add()),
             Rpc::Snapshot | Rpc::Downgrade => refuse(call.incoming),
             Rpc::OperatorCluster => Work::Queued(unary(site, call, rpc, operator::cluster).boxed()),
             Rpc::OperatorRecover => Work::Queued(unary(site, call, rpc, operator::recover).boxed()),

@@ -3,7 +3,7 @@
 //! The kernel greets connections by itself and queues them. Those that nobody has accepted when the socket closes are
 //! reset, though their clients, for whom they are connected, may have sent requests already, and cannot know that
 //! nobody has looked at them. So first no connection is begun any more, then those that are being greeted get the time
-//! to come, and then all that wait are accepted (docs/decisions/0010).
+//! to come, and then all that wait are accepted (docs/decisions/0011).
 
 use socket2::SockRef;
 use std::io;
