@@ -41,6 +41,8 @@ pub struct NodeView {
     pub database: Option<Incarnation>,
     /// The database that votes for it.
     pub votes_with: Option<Incarnation>,
+    /// The database whose log a recovery kept, while no Primary has served with it (R12).
+    pub kept: Option<Incarnation>,
     /// It is connected, or is this node.
     pub answers: bool,
     /// It stopped gracefully, or was taken out.
@@ -97,11 +99,12 @@ impl Node {
         let status = node.ask_engine(|engine, now| engine.status(now));
         let manifest = status.manifest.clone();
         let voters = manifest.as_ref().map(|m| m.voters.clone()).unwrap_or_default();
+        let kept = manifest.as_ref().and_then(|m| m.kept.clone());
         let connected = node.peers().map(|peers| peers.connected()).unwrap_or_default();
         let names: std::collections::BTreeSet<NodeId> = registrations
             .iter()
             .map(|r| r.node_id.clone())
-            .chain(voters.iter().map(|v| v.node_id.clone()))
+            .chain(voters.iter().chain(&kept).map(|v| v.node_id.clone()))
             .chain([node.config.node_id.clone()])
             .collect();
         let nodes = names.into_iter().map(|node_id| {
@@ -115,6 +118,7 @@ impl Node {
                 version: registered.map(|r| r.version.clone()).unwrap_or_default(),
                 database: registered.map(|r| r.incarnation),
                 votes_with: voters.iter().find(|v| v.node_id == node_id).map(|v| v.incarnation),
+                kept: kept.as_ref().filter(|v| v.node_id == node_id).map(|v| v.incarnation),
                 answers: me || connected.iter().any(|remote| remote.node_id == node_id),
                 stopped: registered.is_some_and(|r| r.stopped),
                 log_end: match me {

@@ -71,9 +71,12 @@ impl Node {
         match tokio::time::timeout(RECOVERY_MAX, recovery).await {
             Ok(done) => done?,
             Err(_) => {
+                let kept = node.manifest_seen().filter(|m| m.term > term).and_then(|m| m.kept.clone());
+                let kept = kept.map(|v| format!(". It goes on with the log of {}, and not without it", v.node_id));
                 return Err(format!(
                     "voters were given up, or will be, and the cluster does not serve after {RECOVERY_MAX:?}: see the \
-                     nodes' logs, and look again"
+                     nodes' logs, and look again{}",
+                    kept.unwrap_or_default()
                 ));
             }
         }
@@ -94,7 +97,14 @@ impl Inner {
 
 /// Whether these nodes can be given up, as far as this node knows; the engine looks at the rest.
 fn check(node: &Arc<Inner>, manifest: &Manifest, lost: &[NodeId]) -> Result<(), String> {
-    let voters: Vec<_> = manifest.voters.iter().map(|v| v.node_id.as_str()).collect();
+    // Whose log an earlier recovery kept need not vote, and is waited for all the same.
+    let needed = || manifest.voters.iter().chain(&manifest.kept);
+    let names = || {
+        let voters = manifest.voters.iter().map(|v| v.node_id.as_str()).collect::<Vec<_>>().join(", ");
+        let kept = manifest.kept.as_ref().filter(|kept| !manifest.voters.contains(kept));
+        let kept = kept.map(|v| format!(", and the last recovery kept the log of {}", v.node_id));
+        format!("the voters are {voters}{}", kept.unwrap_or_default())
+    };
     if let Some(primary) = node.leader.borrow().primary.as_ref() {
         return Err(format!(
             "the cluster goes on with Primary {primary} in term {}: there is nothing to recover. Nodes that are gone \
@@ -103,19 +113,19 @@ fn check(node: &Arc<Inner>, manifest: &Manifest, lost: &[NodeId]) -> Result<(), 
         ));
     }
     if lost.is_empty() {
-        return Err(format!("no node is named: the voters are {}", voters.join(", ")));
+        return Err(format!("no node is named: {}", names()));
     }
-    let stranger = lost.iter().find(|name| !voters.contains(&name.as_str()));
+    let stranger = lost.iter().find(|name| needed().all(|v| v.node_id != **name));
     if let Some(stranger) = stranger {
-        return Err(format!("{stranger} is no voter: nothing depends on it. The voters are {}", voters.join(", ")));
+        return Err(format!("{stranger} is no voter: nothing depends on it. As it is, {}", names()));
     }
     let connected = node.peers().map(|peers| peers.connected()).unwrap_or_default();
-    let there = manifest.voters.iter().filter(|v| lost.contains(&v.node_id)).find(|v| {
+    let there = needed().filter(|v| lost.contains(&v.node_id)).find(|v| {
         let me = v.node_id == node.config.node_id && v.incarnation == node.incarnation;
         me || connected.iter().any(|r| r.node_id == v.node_id && r.incarnation == v.incarnation)
     });
     match there {
-        Some(voter) => Err(format!("node {} runs with the database it votes with: it is not lost", voter.node_id)),
+        Some(v) => Err(format!("node {} runs with the database that is waited for: it is not lost", v.node_id)),
         None => Ok(()),
     }
 }

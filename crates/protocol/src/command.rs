@@ -143,7 +143,8 @@ pub enum Report {
     Recovered {
         /// The term that began.
         term: Term,
-        /// The end of the log it began from: entries after it that were acknowledged may be missing.
+        /// The end of the log it began from: entries after it, and of terms later than its own, that were acknowledged
+        /// may be missing.
         index: LogIndex,
     },
     /// An operator's wish cannot be fulfilled; says why.

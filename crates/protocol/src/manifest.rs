@@ -31,7 +31,8 @@ impl ProcessId {
 pub struct Recovered {
     /// The term that began from what was left.
     pub term: Term,
-    /// The last entry of what was left.
+    /// The last entry of what was left. What was acknowledged after it is given up, and so is what was acknowledged in
+    /// terms later than that entry's, at whatever index, unless the object log has it.
     pub index: LogIndex,
 }
 

@@ -190,3 +190,39 @@ async fn a_node_that_was_given_up_and_comes_back_starts_anew() {
     assert_eq!(client.get("given-up-19").await.is_none(), lost);
     nodes.await_voters(2, 2).await;
 }
+
+#[tokio::test]
+async fn a_node_whose_log_a_recovery_kept_is_waited_for_until_it_is_given_up_too() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
+    let mut nodes = Nodes::new(3, "");
+    nodes.start().await;
+    nodes.await_voters(1, 3).await;
+    nodes.node(1).client().await.put("k", "v").await;
+    nodes.kill_all();
+    // As a recovery leaves it whose Primary, no voter, ended before it had served (docs/decisions/0009).
+    let manifest = nodes.store().join("cluster.json");
+    let text = std::fs::read_to_string(&manifest).expect("cluster.json");
+    let mut noted: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let mut kept = noted["voters"][0].clone();
+    kept["node_id"] = "n4".into();
+    noted["kept"] = kept;
+    std::fs::write(&manifest, noted.to_string()).expect("cluster.json");
+    nodes.spawn();
+    let text = halted(nodes.node(1)).await;
+    assert!(text.contains("n4 (does not answer, and has the log that a recovery kept)"), "{text}");
+    assert!(text.contains("netsy recover --lost n4"), "{text}");
+    let stranger = nodes.command(1, &["recover", "--lost", "n9"]).expect_err("refused");
+    assert!(stranger.contains("the last recovery kept the log of n4"), "{stranger}");
+    let plan = plan(&nodes, 1, "n4").await;
+    assert!(plan.contains("The last recovery kept the log of this node"), "{plan}");
+    assert!(
+        plan.lines().any(|line| line.starts_with("  n4  ") && line.ends_with("given up; does not answer")),
+        "{plan}"
+    );
+    let said = nodes.command(2, &["recover", "--lost", "n4", "--confirm", &word(&plan)]).expect("recovered");
+    assert!(said.contains("The cluster serves again"), "{said}");
+    nodes.node(3).await_ready().await;
+    assert_eq!(nodes.node(3).client().await.get("k").await.expect("kept").value, b"v"[..]);
+}

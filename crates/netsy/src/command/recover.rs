@@ -27,11 +27,12 @@ pub fn run(args: &RecoverArgs) -> anyhow::Result<()> {
     if args.confirm.is_some() { say(&done(&view)) } else { say(&plan(args, &view, &answer)) }
 }
 
-fn fate(node: &NodeView, given_up: bool) -> String {
-    let other = !node.database.is_empty() && node.database != node.voting_database;
+/// What becomes of a database that the cluster waits for.
+fn fate(node: &NodeView, wanted: &str, given_up: bool) -> String {
+    let other = !node.database.is_empty() && node.database != wanted;
     match (given_up, node.answers) {
         (true, true) if other => {
-            format!("given up; runs with another database, {}, which has no vote", short(&node.database))
+            format!("given up; runs with another database, {}, which does not count", short(&node.database))
         }
         (true, _) => "given up; does not answer".to_string(),
         (false, true) if !other => match node.log_end {
@@ -42,16 +43,27 @@ fn fate(node: &NodeView, given_up: bool) -> String {
     }
 }
 
-/// A voter that does not answer.
+/// It votes, or a recovery kept its log, and it does not answer with that database.
 fn must_come(node: &NodeView) -> bool {
-    !node.voting_database.is_empty() && (!node.answers || node.database != node.voting_database)
+    let wanted = [&node.voting_database, &node.kept_database];
+    wanted.into_iter().any(|wanted| !wanted.is_empty() && (!node.answers || node.database != *wanted))
 }
 
 fn plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) -> String {
     let mut out = format!("{}\nVoters, and the databases they vote with:\n", described(view));
     for node in view.nodes.iter().filter(|n| !n.voting_database.is_empty()) {
         let given_up = args.lost.contains(&node.node_id);
-        out.push_str(&format!("  {}  {}  {}\n", node.node_id, short(&node.voting_database), fate(node, given_up)));
+        let fate = fate(node, &node.voting_database, given_up);
+        out.push_str(&format!("  {}  {}  {fate}\n", node.node_id, short(&node.voting_database)));
+    }
+    if let Some(node) = view.nodes.iter().find(|n| !n.kept_database.is_empty()) {
+        let fate = fate(node, &node.kept_database, args.lost.contains(&node.node_id));
+        out.push_str(&format!(
+            "\nThe last recovery kept the log of this node, and no Primary has served with it yet, so that it is waited \
+             for like a voter:\n  {}  {}  {fate}\n",
+            node.node_id,
+            short(&node.kept_database),
+        ));
     }
     let object_log = answer.object_log.unwrap_or_default();
     let own = view.own_log.unwrap_or_default();
@@ -64,7 +76,7 @@ fn plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) -> Str
         .collect();
     if !needed.is_empty() {
         out.push_str(&format!(
-            "\nThat is not enough: {} must answer with the database it votes with, or be given up, too. Nothing was done.\n",
+            "\nThat is not enough: {} must answer with the database named here, or be given up, too. Nothing was done.\n",
             needed.join(", ")
         ));
         return out;
@@ -77,7 +89,8 @@ fn plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) -> Str
          \n\
          Kept: everything up to {} at least.\n\
          Lost: what was acknowledged after that and was on the disks given up only; how much that is nobody can tell \
-         any more. At most, all that was acknowledged between that entry and the moment the quorum was lost. Clients have \
+         any more. At most, all that was acknowledged between that entry and the moment the quorum was lost; if a log that \
+         is left is of an older term than those lost, also what they had of later terms. Clients have \
          been told that those writes are done; revisions after it will be given out a second time, so watchers should list \
          anew. A data folder that turns up later is set aside by its node, not merged.\n\
          \n\
@@ -104,7 +117,9 @@ fn done(view: &ClusterView) -> String {
     format!(
         "The cluster serves again: term {}, Primary {}.\n\
          Kept: everything up to {}.\n\
-         Lost: whatever was acknowledged after entry {} in terms before {}. cluster.json says so, too (\"recovered\").\n",
+         Lost: whatever was acknowledged after entry {} in terms before {}; if the log that was kept was of an older term \
+         than one that was lost, also what was acknowledged in the terms between. cluster.json says so, too \
+         (\"recovered\").\n",
         view.term,
         view.primary,
         log_end(&kept),

@@ -101,6 +101,7 @@ fn encoded(view: netsy_node::ClusterView) -> wire::ClusterView {
         version: node.version,
         database: node.database.map(|database| database.to_string()).unwrap_or_default(),
         voting_database: node.votes_with.map(|database| database.to_string()).unwrap_or_default(),
+        kept_database: node.kept.map(|database| database.to_string()).unwrap_or_default(),
         answers: node.answers,
         stopped: node.stopped,
         log_end: node.log_end.map(|index| index.0),
