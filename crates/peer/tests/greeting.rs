@@ -427,6 +427,7 @@ async fn with_tls_only_nodes_of_this_cluster_get_in_and_only_under_their_own_nam
             ("another CA", Some(stranger.issue(&sound))),
             ("another cluster", Some(certified.ca.issue(&Leaf::of("netsy://other/peer/a")))),
             ("another role", Some(certified.ca.issue(&Leaf::of("netsy://test/client/a")))),
+            ("an operator", Some(certified.ca.issue(&Leaf::of("netsy://test/operator/a")))),
             ("no identity", Some(certified.ca.issue(&Leaf { uris: vec![], ..Leaf::of("") }))),
             ("another URI", Some(certified.ca.issue(&Leaf::of("https://test/peer/a")))),
             (

@@ -160,3 +160,30 @@ async fn a_node_that_is_gone_is_taken_out_and_one_that_runs_is_not() {
     let nobody = nodes.command(other, &["member", "remove", "n9"]).expect_err("nobody");
     assert!(nobody.contains("there is no node n9"), "{nobody}");
 }
+
+#[tokio::test]
+async fn a_learner_is_not_promoted_by_hand() {
+    if netsy_e2e::Kind::under_test() != netsy_e2e::Kind::Netsy {
+        return;
+    }
+    let mut nodes = Nodes::new(2, "\"replication\": { \"voters_max\": 1, \"copies_min\": 1 },");
+    nodes.start().await;
+    nodes.await_voters(1, 1).await;
+    for number in 1..=2 {
+        let client = nodes.node(number).client().await;
+        let mut learners = vec![];
+        for _ in 0..400 {
+            let list = client.cluster().member_list(pb::MemberListRequest { linearizable: true }).await.expect("list");
+            learners = list.into_inner().members.into_iter().filter(|member| member.is_learner).collect();
+            if learners.len() == 1 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let [learner] = learners.as_slice() else { panic!("one learner was to be: {learners:?}") };
+        let request = pb::MemberPromoteRequest { id: learner.id };
+        let refused = client.cluster().member_promote(request).await.expect_err("there is room for one voter");
+        let text = "etcdserver: can only promote a learner member which is in sync with leader";
+        assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, text));
+    }
+}

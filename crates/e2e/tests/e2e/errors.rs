@@ -228,3 +228,26 @@ async fn a_fresh_store_can_be_compacted_at_zero_once() {
     fails(client.compact(0, false).await, Code::OutOfRange, COMPACTED);
     client.compact(1, true).await.expect("compact");
 }
+
+/// What changes members finds fault as etcd does, and says what is so already.
+#[tokio::test]
+async fn member_errors() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let cluster = || client.cluster();
+    let list = cluster().member_list(pb::MemberListRequest { linearizable: true }).await.expect("list").into_inner();
+    let me = &list.members[0];
+    let missing = "etcdserver: member not found";
+    for peer_ur_ls in [vec![], vec!["http://127.0.0.1:1".to_owned()], me.peer_ur_ls.clone()] {
+        let update = cluster().member_update(pb::MemberUpdateRequest { id: 77, peer_ur_ls }).await;
+        fails(update, Code::NotFound, missing);
+    }
+    fails(cluster().member_remove(pb::MemberRemoveRequest { id: 77 }).await, Code::NotFound, missing);
+    fails(cluster().member_promote(pb::MemberPromoteRequest { id: 77 }).await, Code::NotFound, missing);
+    let promote = cluster().member_promote(pb::MemberPromoteRequest { id: me.id }).await;
+    fails(promote, Code::FailedPrecondition, "etcdserver: can only promote a learner member");
+    let same = pb::MemberUpdateRequest { id: me.id, peer_ur_ls: me.peer_ur_ls.clone() };
+    let updated = cluster().member_update(same).await.expect("no change").into_inner();
+    assert_eq!(updated.members, list.members);
+    assert_eq!(updated.header.expect("a header").member_id, me.id);
+}
