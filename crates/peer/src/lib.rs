@@ -14,6 +14,7 @@ mod dial;
 pub mod engine_wire;
 mod error;
 pub mod framing;
+mod gathered;
 mod handler;
 mod hub;
 mod identity;
@@ -32,6 +33,7 @@ mod wire;
 
 pub use config::PeerConfig;
 pub use error::{CallError, DialError, Lost, NotSent, Outcome, SendError, StartError, Unanswered};
+pub use gathered::{Gathered, Gathering};
 pub use handler::{Direction, ForwardReply, ForwardRequest, Handler, LocalNode, PeerEvent, Remote};
 pub use identity::{CLIENT_NAME_BYTES_MAX, Identity, InvalidIdentity, Role, SCHEME};
 pub use peers::{Peer, Peers};

@@ -5,6 +5,7 @@
 //! message costs). The HTTP/2 library fills the buffer and the connection's driver empties
 //! it, in the same task, so the lock is never waited for.
 
+use crate::gathered::{Gathered, Gathering};
 use parking_lot::Mutex;
 use std::io;
 use std::pin::Pin;
@@ -12,12 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// From here on the buffer is written out without waiting for more.
-const WRITE_BYTES: usize = 64 << 10;
-/// The most the buffer takes while the socket does not.
-const HELD_BYTES_MAX: usize = 256 << 10;
-/// A buffer larger than this is given back once everything is written out.
-const KEPT_BYTES_MAX: usize = 128 << 10;
+const SIZES: Gathering = Gathering { write: 64 << 10, held_max: 256 << 10, kept_max: 128 << 10 };
 
 /// Handle to the wrapped socket; clones are the same socket.
 pub(crate) struct Wire<S>(Arc<Mutex<Inner<S>>>);
@@ -29,16 +25,14 @@ impl<S> Clone for Wire<S> {
 }
 
 struct Inner<S> {
-    stream: S,
-    out: Vec<u8>,
-    out_sent: usize,
+    socket: Gathered<S>,
     /// How often something was read.
     reads: u64,
 }
 
 impl<S> Wire<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self(Arc::new(Mutex::new(Inner { stream, out: Vec::new(), out_sent: 0, reads: 0 })))
+        Self(Arc::new(Mutex::new(Inner { socket: Gathered::new(stream, SIZES), reads: 0 })))
     }
 
     /// How often something was read.
@@ -50,44 +44,15 @@ impl<S> Wire<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Writes out what is buffered.
     pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut inner = self.0.lock();
-        ready!(inner.poll_drain(cx))?;
-        if inner.out.capacity() > KEPT_BYTES_MAX {
-            inner.out = Vec::new();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S> Inner<S> {
-    fn pending(&self) -> usize {
-        self.out.len() - self.out_sent
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.out.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-        while self.out_sent < self.out.len() {
-            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.out_sent..]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.out_sent += n;
-        }
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.out_sent = 0;
-        self.out.clear();
-        Poll::Ready(Ok(()))
+        let inner = &mut *self.0.lock();
+        inner.socket.poll_empty(cx, |_| {})
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.lock();
-        ready!(Pin::new(&mut inner.stream).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut inner.socket.socket).poll_read(cx, buf))?;
         inner.reads += 1;
         Poll::Ready(Ok(()))
     }
@@ -96,20 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let inner = &mut *self.0.lock();
-        if inner.pending() >= WRITE_BYTES {
-            if let Poll::Ready(result) = inner.poll_drain(cx) {
-                result?;
-            } else if inner.pending() >= HELD_BYTES_MAX {
-                return Poll::Pending;
-            }
-        }
-        if inner.out_sent >= WRITE_BYTES {
-            inner.out.drain(..inner.out_sent);
-            inner.out_sent = 0;
-        }
-        let taken = &bytes[..bytes.len().min(WRITE_BYTES)];
-        inner.out.extend_from_slice(taken);
-        Poll::Ready(Ok(taken.len()))
+        inner.socket.poll_take(cx, bytes, |_| {})
     }
 
     /// What is framed counts as flushed; the driver writes it out.
@@ -119,7 +71,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.lock();
-        ready!(inner.poll_drain(cx))?;
-        Pin::new(&mut inner.stream).poll_shutdown(cx)
+        inner.socket.poll_shutdown(cx, |_| {})
     }
 }

@@ -8,6 +8,7 @@
 use super::authority::AuthorityMender;
 use super::frame_meter::FrameMeter;
 use crate::metrics::Traffic;
+use netsy_peer::{Gathered, Gathering};
 use parking_lot::Mutex;
 use std::io;
 use std::pin::Pin;
@@ -15,22 +16,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// From here on the buffer is written out without waiting for more. Each write of a long answer may wake the client's
-/// thread, which costs more than copying what is written: hence few large ones.
-const WRITE_BYTES: usize = 256 << 10;
-/// The most the buffer takes while the socket does not.
-const HELD_BYTES_MAX: usize = 512 << 10;
+/// Each write of a long answer may wake the client's thread, which costs more than copying what is written: hence few
+/// large ones.
+const SIZES: Gathering = Gathering { write: 256 << 10, held_max: 512 << 10, kept_max: 16 << 10 };
 /// After a write of this size other threads get the processor: what answers and commits small writes waits behind
 /// long answers else, for as long as the kernel lets a thread run.
 const YIELDING_BYTES: usize = 32 << 10;
 /// What one connection writes before the other tasks of its thread get a turn.
 const TURN_BYTES: usize = 1 << 20;
-/// A buffer larger than this is given back once everything is written out.
-const KEPT_BYTES_MAX: usize = 16 << 10;
 /// A write of this size is likely one of many: room for all of them is made at once.
 const LARGE_BYTES: usize = 4 << 10;
-/// That room: the buffer is written out when it has reached [`WRITE_BYTES`], and one more frame fits.
-const ROOM_BYTES: usize = WRITE_BYTES + (16 << 10) + LARGE_BYTES;
+/// That room: the buffer is written out when it has reached what [`SIZES`] says, and one more frame fits.
+const ROOM_BYTES: usize = SIZES.write + (16 << 10) + LARGE_BYTES;
 
 /// Handle to the wrapped socket; clones are the same socket.
 pub(crate) struct Wire<S>(Arc<Mutex<Inner<S>>>);
@@ -42,15 +39,13 @@ impl<S> Clone for Wire<S> {
 }
 
 struct Inner<S> {
-    stream: S,
+    socket: Gathered<S>,
     /// Bytes read while finding out which protocol is spoken, to be read again.
     head: Vec<u8>,
     head_read: usize,
-    out: Vec<u8>,
-    out_sent: usize,
     /// Bytes that may be framed before this connection has to let others run.
     turn: usize,
-    /// Everything the HTTP/2 library has framed is in `out`: frames may be put between.
+    /// Everything the HTTP/2 library has framed is taken: frames may be put between.
     at_boundary: bool,
     /// Every flush goes to the socket, as HTTP/1 wants it.
     through: bool,
@@ -63,11 +58,9 @@ struct Inner<S> {
 impl<S> Wire<S> {
     pub(crate) fn new(stream: S, traffic: Traffic) -> Self {
         Self(Arc::new(Mutex::new(Inner {
-            stream,
+            socket: Gathered::new(stream, SIZES),
             head: Vec::new(),
             head_read: 0,
-            out: Vec::new(),
-            out_sent: 0,
             turn: TURN_BYTES,
             at_boundary: true,
             through: false,
@@ -90,13 +83,12 @@ impl<S> Wire<S> {
 
     /// Whether there is something to write out.
     pub(crate) fn has_pending(&self) -> bool {
-        let inner = self.0.lock();
-        inner.out.len() > inner.out_sent
+        self.0.lock().socket.pending() > 0
     }
 
     /// Whether the peer does not take what it asked for.
     pub(crate) fn is_congested(&self) -> bool {
-        self.0.lock().pending() >= HELD_BYTES_MAX
+        self.0.lock().socket.is_full()
     }
 
     /// How often something was read.
@@ -113,7 +105,7 @@ impl<S> Wire<S> {
     pub(crate) fn inject(&self, frame: &[u8]) -> bool {
         let mut inner = self.0.lock();
         if inner.at_boundary {
-            inner.out.extend_from_slice(frame);
+            inner.socket.put(frame);
         }
         inner.at_boundary
     }
@@ -145,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         while !enough(&inner.head) {
             let mut space = [0u8; 64];
             let mut buf = ReadBuf::new(&mut space);
-            ready!(Pin::new(&mut inner.stream).poll_read(cx, &mut buf))?;
+            ready!(Pin::new(&mut inner.socket.socket).poll_read(cx, &mut buf))?;
             if buf.filled().is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
@@ -156,37 +148,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 }
 
-impl<S> Inner<S> {
-    fn pending(&self) -> usize {
-        self.out.len() - self.out_sent
-    }
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
     /// Writes out what is buffered and gives a large buffer back.
     fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_drain(cx))?;
-        if self.out.capacity() > KEPT_BYTES_MAX {
-            self.out = Vec::new();
-        }
-        Poll::Ready(Ok(()))
+        self.socket.poll_empty(cx, |n| wrote(&self.traffic, n))
     }
+}
 
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.out_sent < self.out.len() {
-            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.out_sent..]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.traffic.sent(n);
-            self.out_sent += n;
-            if n >= YIELDING_BYTES {
-                std::thread::yield_now();
-            }
-        }
-        self.out_sent = 0;
-        self.out.clear();
-        Pin::new(&mut self.stream).poll_flush(cx)
+fn wrote(traffic: &Traffic, bytes: usize) {
+    traffic.sent(bytes);
+    if bytes >= YIELDING_BYTES {
+        std::thread::yield_now();
     }
 }
 
@@ -204,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<S> {
                 inner.head_read = 0;
             }
         } else {
-            ready!(Pin::new(&mut inner.stream).poll_read(cx, buf))?;
+            ready!(Pin::new(&mut inner.socket.socket).poll_read(cx, buf))?;
             inner.traffic.received(buf.filled().len() - before);
         }
         if !inner.through {
@@ -223,26 +195,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if inner.pending() >= WRITE_BYTES {
-            if let Poll::Ready(result) = inner.poll_drain(cx) {
-                result?;
-            } else if inner.pending() >= HELD_BYTES_MAX {
-                return Poll::Pending;
-            }
+        if bytes.len() >= LARGE_BYTES {
+            inner.socket.make_room(ROOM_BYTES);
         }
-        if inner.out_sent >= WRITE_BYTES {
-            inner.out.drain(..inner.out_sent);
-            inner.out_sent = 0;
-        }
-        let taken = &bytes[..bytes.len().min(WRITE_BYTES)];
+        let taken = ready!(inner.socket.poll_take(cx, bytes, |n| wrote(&inner.traffic, n)))?;
         inner.at_boundary = false;
-        if taken.len() >= LARGE_BYTES && inner.out.capacity() < WRITE_BYTES {
-            let room = ROOM_BYTES - inner.out.len();
-            inner.out.reserve_exact(room);
-        }
-        inner.out.extend_from_slice(taken);
-        inner.turn = inner.turn.saturating_sub(taken.len());
-        Poll::Ready(Ok(taken.len()))
+        inner.turn = inner.turn.saturating_sub(taken);
+        Poll::Ready(Ok(taken))
     }
 
     /// What is framed counts as flushed; the driver writes it out.
@@ -254,7 +213,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Wire<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.0.lock();
-        ready!(inner.poll_drain(cx))?;
-        Pin::new(&mut inner.stream).poll_shutdown(cx)
+        inner.socket.poll_shutdown(cx, |n| wrote(&inner.traffic, n))
     }
 }
