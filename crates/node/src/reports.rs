@@ -176,7 +176,8 @@ pub(crate) fn report(node: &Arc<Inner>, report: Report) {
         Report::Recovered { term, index } => tracing::warn!(
             term = term.0,
             index = index.0,
-            "recovered from quorum loss: what was acknowledged after this entry, or in terms later than its own, and not uploaded is missing"
+            "recovered from quorum loss: what was acknowledged after this entry, or in terms later than its own, and not \
+             uploaded is missing"
         ),
         Report::Declined(why) => {
             tracing::warn!(%why, "an operator's wish was declined");

@@ -32,8 +32,8 @@ pub enum CertsCommand {
     Node(NodeArgs),
     /// Makes a certificate for a client, signed by the CA in the folder.
     Client(ClientArgs),
-    /// Makes a certificate for who runs the cluster, signed by the CA in the folder: a client's that may also change the
-    /// cluster (`netsy member`, `netsy cluster`, `netsy recover`).
+    /// Makes a certificate for who runs the cluster, signed by the CA in the folder: a client's that may also change
+    /// the cluster (`netsy member`, `netsy cluster`, `netsy recover`).
     Operator(ClientArgs),
 }
 

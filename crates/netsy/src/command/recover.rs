@@ -59,8 +59,8 @@ fn plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) -> Str
     if let Some(node) = view.nodes.iter().find(|n| !n.kept_database.is_empty()) {
         let fate = fate(node, &node.kept_database, args.lost.contains(&node.node_id));
         out.push_str(&format!(
-            "\nThe last recovery kept the log of this node, and no Primary has served with it yet, so that it is waited \
-             for like a voter:\n  {}  {}  {fate}\n",
+            "\nThe last recovery kept the log of this node, and no Primary has served with it yet, so that it is \
+             waited for like a voter:\n  {}  {}  {fate}\n",
             node.node_id,
             short(&node.kept_database),
         ));
@@ -89,8 +89,8 @@ fn plan(args: &RecoverArgs, view: &ClusterView, answer: &RecoverResponse) -> Str
          \n\
          Kept: everything up to {} at least.\n\
          Lost: what was acknowledged after that and was on the disks given up only; how much that is nobody can tell \
-         any more. At most, all that was acknowledged between that entry and the moment the quorum was lost; if a log that \
-         is left is of an older term than those lost, also what they had of later terms. Clients have \
+         any more. At most, all that was acknowledged between that entry and the moment the quorum was lost; if a log \
+         that is left is of an older term than those lost, also what they had of later terms. Clients have \
          been told that those writes are done; revisions after it will be given out a second time, so watchers should list \
          anew. A data folder that turns up later is set aside by its node, not merged.\n\
          \n\
@@ -117,8 +117,8 @@ fn done(view: &ClusterView) -> String {
     format!(
         "The cluster serves again: term {}, Primary {}.\n\
          Kept: everything up to {}.\n\
-         Lost: whatever was acknowledged after entry {} in terms before {}; if the log that was kept was of an older term \
-         than one that was lost, also what was acknowledged in the terms between. cluster.json says so, too \
+         Lost: whatever was acknowledged after entry {} in terms before {}; if the log that was kept was of an older \
+         term than one that was lost, also what was acknowledged in the terms between. cluster.json says so, too \
          (\"recovered\").\n",
         view.term,
         view.primary,
