@@ -21,8 +21,10 @@ pub(crate) const READ_BYTES: usize = 1 << 20;
 pub(crate) const LISTS_BYTES_MAX: usize = 256 << 20;
 /// What an answer may have of its own without being counted.
 pub(crate) const OWN_FREE_BYTES: usize = 128 << 10;
-/// The bound is what the cache of values may have, and at least this.
-const HELD_BYTES_MIN: usize = 64 << 20;
+/// Values of long answers may have, together, as much as the cache of values may, and at least this.
+pub(crate) const LONG_BYTES_MIN: usize = 256 << 20;
+/// Those of answers with a few values, which long ones that nobody takes do not keep from being read.
+pub(crate) const SHORT_BYTES_MAX: usize = 64 << 20;
 /// One answer with more than this share of the bound is a large one.
 const LARGE_SHARE: usize = 4;
 /// What a value costs beside its bytes.
@@ -42,8 +44,9 @@ pub(crate) struct HeldValues {
 }
 
 impl HeldValues {
-    pub(crate) fn new(value_cache_bytes_max: usize) -> Self {
-        let bytes_max = value_cache_bytes_max.clamp(HELD_BYTES_MIN, Semaphore::MAX_PERMITS);
+    /// For so many bytes.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        let bytes_max = bytes_max.min(Semaphore::MAX_PERMITS);
         Self {
             room: Arc::new(Semaphore::new(bytes_max)),
             bytes_max,
@@ -80,10 +83,43 @@ impl Answer<'_> {
         if self.large.is_none() && self.bytes > self.held.bytes_max / LARGE_SHARE {
             self.large = Some(Arc::new(self.take(&self.held.large, 1).await?));
         }
-        Ok(match &self.large {
-            Some(large) => Reserved::Large(large.clone()),
-            None => Reserved::Counted(self.take(&self.held.room, READ_BYTES).await?),
-        })
+        if self.large.is_none()
+            && let Some(permit) = self.room(READ_BYTES).await?
+        {
+            return Ok(Reserved::Counted(permit));
+        }
+        match &self.large {
+            Some(large) => Ok(Reserved::Large(large.clone())),
+            None => Err(NodeError::Unavailable(Unavailable::TooManyRequests)),
+        }
+    }
+
+    /// So much room, or, where there is none, the place of the large answer, whichever is free first: answers that hold room
+    /// and want more would wait for each other.
+    async fn room(&mut self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, NodeError> {
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if let Ok(permit) = self.held.room.clone().try_acquire_many_owned(permits) {
+            return Ok(Some(permit));
+        }
+        let began = Instant::now();
+        let first = async {
+            tokio::select! {
+                biased;
+                room = self.held.room.clone().acquire_many_owned(permits) => Ok(room),
+                large = self.held.large.clone().acquire_owned() => Err(large),
+            }
+        };
+        let first = tokio::time::timeout(self.wait_left, first).await;
+        self.wait_left = self.wait_left.saturating_sub(began.elapsed());
+        // The inner errors are those of a closed semaphore, which these are never.
+        match first {
+            Ok(Ok(Ok(room))) => Ok(Some(room)),
+            Ok(Err(Ok(large))) => {
+                self.large = Some(Arc::new(large));
+                Ok(None)
+            }
+            _ => Err(NodeError::Unavailable(Unavailable::TooManyRequests)),
+        }
     }
 
     /// Room for an answer that has so many bytes of its own by now. Error: there was none for long.
@@ -94,8 +130,9 @@ impl Answer<'_> {
         if self.large.is_none() && bytes > self.held.bytes_max / LARGE_SHARE {
             self.large = Some(Arc::new(self.take(&self.held.large, 1).await?));
         }
-        if self.large.is_none() {
-            let more = self.take(&self.held.room, bytes - self.bytes).await?;
+        if self.large.is_none()
+            && let Some(more) = self.room(bytes - self.bytes).await?
+        {
             match &mut self.own {
                 Some(own) => own.merge(more),
                 none => *none = Some(more),
@@ -195,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_is_counted_and_given_back() {
-        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(0) };
+        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(64 << 20) };
         let mut values = read(&mut held.answer(), &[10, 1_000, 0]).await.unwrap();
         assert_eq!(values.iter().map(Bytes::len).collect::<Vec<_>>(), [10, 1_000, 0]);
         assert_eq!(held.used(), 1_010 + 3 * VALUE_OVERHEAD_BYTES);
@@ -213,7 +250,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_no_room_waits_and_is_refused() {
-        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(0) };
+        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(64 << 20) };
         let mut all = vec![];
         let refused = loop {
             match read(&mut held.answer(), &[READ_BYTES]).await {
@@ -222,7 +259,8 @@ mod tests {
             }
         };
         assert_eq!(refused, NodeError::Unavailable(Unavailable::TooManyRequests));
-        assert!((60..=64).contains(&all.len()), "{} of one MiB", all.len());
+        // The last one as the large one.
+        assert!((60..=65).contains(&all.len()), "{} of one MiB", all.len());
         let mut answer = held.answer();
         let mut waiting = std::pin::pin!(read(&mut answer, &[10]));
         assert!(futures::poll!(&mut waiting).is_pending());
@@ -231,8 +269,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn answers_that_hold_room_and_want_more_do_not_wait_for_each_other() {
+        let held = HeldValues { wait_max: Duration::from_secs(600), ..HeldValues::new(64 << 20) };
+        let held = Arc::new(held);
+        let mut lists = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let held = held.clone();
+            lists.spawn(async move {
+                let mut answer = held.answer();
+                let mut values = vec![];
+                for _ in 0..12 {
+                    values.extend(read(&mut answer, &[READ_BYTES]).await.unwrap());
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        while let Some(done) = lists.join_next().await {
+            done.unwrap();
+        }
+        assert_eq!(held.used(), 0);
+    }
+
+    #[tokio::test]
     async fn one_answer_may_be_larger_than_the_bound() {
-        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(0) };
+        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(64 << 20) };
         let (mut first, mut second) = (held.answer(), held.answer());
         let mut all = vec![];
         for _ in 0..100 {
@@ -254,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_is_counted_until_its_last_key_is_dropped() {
-        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(0) };
+        let held = HeldValues { wait_max: Duration::from_millis(50), ..HeldValues::new(64 << 20) };
         let mut small = held.answer();
         small.grow_to(OWN_FREE_BYTES).await.unwrap();
         let small = small.keep_with(Bytes::from_static(b"key"));
@@ -271,10 +331,11 @@ mod tests {
             lists.push(list(12).await.unwrap());
         }
         assert_eq!(held.used(), 60 << 20);
+        // One goes on where there is no room, the next has none.
+        let more = list(5).await.unwrap();
         assert_eq!(list(5).await, Err(NodeError::Unavailable(Unavailable::TooManyRequests)));
+        drop(more);
         assert_eq!(held.used(), 60 << 20, "given back");
-        lists.pop();
-        list(5).await.unwrap();
         // As above, one may be larger than all the room, and one only.
         lists.truncate(2);
         let large = list(100).await.unwrap();

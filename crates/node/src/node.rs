@@ -6,7 +6,7 @@ use crate::config::NodeConfig;
 use crate::driver::Driver;
 use crate::error::{NodeError, Unavailable};
 use crate::follower::Follower;
-use crate::held_values::{HeldValues, LISTS_BYTES_MAX};
+use crate::held_values::{HeldValues, LISTS_BYTES_MAX, LONG_BYTES_MIN, SHORT_BYTES_MAX};
 use crate::history::StoreHistory;
 use crate::log_thread::{LogThread, LogWork};
 use crate::manifest_store::ManifestStore;
@@ -109,6 +109,7 @@ pub(crate) struct Inner {
     pub(crate) store: SharedStore,
     pub(crate) readers: localdb::Readers,
     pub(crate) held_values: HeldValues,
+    pub(crate) held_short: HeldValues,
     /// The same for what lists have beside values.
     pub(crate) held_lists: HeldValues,
     pub(crate) thread: LogThread,
@@ -199,7 +200,8 @@ impl Node {
             manifest,
             store,
             readers,
-            held_values: HeldValues::new(config.value_cache_bytes_max),
+            held_values: HeldValues::new(config.value_cache_bytes_max.max(LONG_BYTES_MIN)),
+            held_short: HeldValues::new(SHORT_BYTES_MAX),
             held_lists: HeldValues::new(LISTS_BYTES_MAX),
             thread,
             follower,

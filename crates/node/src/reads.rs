@@ -253,12 +253,13 @@ impl Inner {
     async fn values(&self, at: Vec<Position>, epoch: &ReadEpoch) -> Result<Vec<Bytes>, Unread> {
         let failed = |e: String| NodeError::Storage(e);
         let at: Arc<[Position]> = at.into();
-        let mut answer = self.held_values.answer();
+        let few = at.len() <= VALUES_HERE_MAX;
+        let mut answer = if few { self.held_short.answer() } else { self.held_values.answer() };
         let mut values = Vec::with_capacity(at.len());
         while values.len() < at.len() {
             let reserved = answer.reserve().await?;
             let from = values.len();
-            let read = if at.len() <= VALUES_HERE_MAX {
+            let read = if few {
                 self.readers.values(&at[from..], READ_BYTES).map_err(|e| failed(e.to_string()))?
             } else {
                 let (readers, at) = (self.readers.clone(), at.clone());

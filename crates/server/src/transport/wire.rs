@@ -121,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn poll_ignore(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut space = [0u8; 4 << 10];
         let mut buf = ReadBuf::new(&mut space);
-        match ready!(Pin::new(&mut self.0.lock().stream).poll_read(cx, &mut buf)) {
+        match ready!(Pin::new(&mut self.0.lock().socket.socket).poll_read(cx, &mut buf)) {
             Ok(()) if !buf.filled().is_empty() => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
