@@ -27,6 +27,11 @@ use crate::reads::ReplicaReads;
 use netsy_api::ids::{ChunkSeq, LogIndex, NodeId, Nonce, Revision, Term};
 use std::collections::{BTreeMap, VecDeque};
 
+/// Between two readings of the registrations: by the Elector, by others, and after one that failed.
+const NODES_ELECTOR: Millis = 10_000;
+const NODES: Millis = 30_000;
+const NODES_AGAIN: Millis = 1_000;
+
 /// Whether the writer may create entries now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Creating {
@@ -300,7 +305,7 @@ impl Engine {
             self.learn();
         }
         if self.now >= self.next_nodes && !self.is_calling(|p| matches!(p, Purpose::Nodes)) {
-            self.next_nodes = self.now + if self.lock.held { 10_000 } else { 30_000 };
+            self.next_nodes = self.now + if self.lock.held { NODES_ELECTOR } else { NODES };
             self.store(Purpose::Nodes, StoreCall::ListNodes);
         }
         self.tick_lock();
@@ -427,8 +432,10 @@ impl Engine {
             Purpose::LockRead => self.on_lock_read(result),
             Purpose::LockSwap(lock) => self.on_lock_swap(*lock, result),
             Purpose::Nodes => {
-                if let StoreResult::Nodes(nodes) = result {
-                    self.learn_nodes(nodes);
+                match result {
+                    StoreResult::Nodes(nodes) => self.learn_nodes(nodes),
+                    // An Elector sends no beats to a node that it does not know, and hears nothing of it.
+                    _ => self.next_nodes = self.next_nodes.min(self.now + NODES_AGAIN),
                 }
             }
             Purpose::Load(term) => self.on_loaded(term, result),
