@@ -250,8 +250,11 @@ async fn no_connection_is_unavailable_and_certainly_not_written() {
         let fake = FakeStore::start(dialect).await.unwrap();
         let config = StorageConfig { retry_max_age: Duration::from_millis(400), ..config(&fake) };
         let bucket = open(&config).await.unwrap().data;
-        drop(fake); // its port is closed
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let address = fake.endpoint().trim_start_matches("http://").to_owned();
+        drop(fake); // its port is closed, a moment later
+        while tokio::net::TcpStream::connect(&address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         assert_eq!(bucket.create(KEY, Bytes::new()).await.unwrap_err().kind, ErrorKind::Unavailable);
         assert_eq!(create(&*bucket, "mine").await.unwrap_err().kind, ErrorKind::Unavailable);
         assert_eq!(bucket.get(KEY).await.unwrap_err().kind, ErrorKind::Unavailable);
