@@ -1,5 +1,6 @@
 //! Figures of a running node, as plain counters; the server gives them their Prometheus names.
 
+use crate::error::{NodeError, Unavailable};
 use crate::quota::Usage;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,6 +63,10 @@ pub struct Metrics {
     pub leader_changes: AtomicU64,
     /// Bytes of keys and values committed here and not yet in the object log.
     pub unarchived_bytes: AtomicU64,
+    /// Writes handed to the log thread, or passed on, and not answered yet.
+    pub proposals_pending: AtomicU64,
+    /// Those that ended without an answer that says what became of them.
+    pub proposals_failed: AtomicU64,
     /// What the quota looks at.
     pub(crate) usage: Usage,
     local_fault: Mutex<Option<String>>,
@@ -74,6 +79,12 @@ impl Metrics {
         self.entries.fetch_add(entries as u64, Ordering::Relaxed);
     }
 
+    /// A write sets out.
+    pub fn proposal(&self) -> Proposal<'_> {
+        self.proposals_pending.fetch_add(1, Ordering::Relaxed);
+        Proposal { metrics: self, failed: true }
+    }
+
     pub(crate) fn set_local_fault(&self, fault: Option<String>) {
         *self.local_fault.lock() = fault;
     }
@@ -81,5 +92,60 @@ impl Metrics {
     /// Why the local database cannot be written at the moment.
     pub fn local_fault(&self) -> Option<String> {
         self.local_fault.lock().clone()
+    }
+}
+
+/// A write that is not answered yet. One that is dropped has failed: whoever wanted it gave up.
+#[derive(Debug)]
+pub struct Proposal<'a> {
+    metrics: &'a Metrics,
+    failed: bool,
+}
+
+impl Proposal<'_> {
+    /// It has its answer, if only that it is refused.
+    pub fn answered(mut self) {
+        self.failed = false;
+    }
+
+    /// The same for what the node said.
+    pub(crate) fn ended(self, error: Option<&NodeError>) {
+        match error {
+            // Of the last nothing was done, and the Primary is asked instead.
+            None | Some(NodeError::Mvcc(_) | NodeError::Unavailable(Unavailable::NotPrimary)) => self.answered(),
+            Some(_) => {}
+        }
+    }
+}
+
+impl Drop for Proposal<'_> {
+    fn drop(&mut self) {
+        self.metrics.proposals_pending.fetch_sub(1, Ordering::Relaxed);
+        if self.failed {
+            self.metrics.proposals_failed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_that_fail_are_those_whose_request_was_not_refused() {
+        let metrics = Metrics::default();
+        let figures = || {
+            let of = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+            (of(&metrics.proposals_pending), of(&metrics.proposals_failed))
+        };
+        let (first, second) = (metrics.proposal(), metrics.proposal());
+        assert_eq!(figures(), (2, 0));
+        first.ended(None);
+        second.ended(Some(&NodeError::Mvcc(netsy_mvcc::Error::Compacted)));
+        metrics.proposal().ended(Some(&Unavailable::NotPrimary.into()));
+        assert_eq!(figures(), (0, 0));
+        metrics.proposal().ended(Some(&Unavailable::LeaderChanged.into()));
+        drop(metrics.proposal());
+        assert_eq!(figures(), (0, 2));
     }
 }

@@ -321,20 +321,35 @@ impl Node {
         if primary.publisher.waiting() > WAITING_ANSWERS_MAX {
             return Err(Unavailable::TooManyRequests.into());
         }
-        let result = self.0.submit(request).await;
+        let proposal = self.0.metrics.proposal();
+        let result = self.write_as(&primary, request).await;
+        proposal.ended(result.as_ref().err());
+        result
+    }
+
+    async fn write_as(&self, primary: &Arc<Primary>, request: WriteRequest) -> Result<Written, NodeError> {
+        let result = self.0.hand_in(request).await;
         let proven = match &result {
             Ok(written) => written.made,
             Err(error) => !matches!(error, NodeError::Mvcc(_)),
         };
         if !proven {
-            self.0.prove(&primary).await?;
+            self.0.prove(primary).await?;
         }
         result
     }
 }
 
 impl Inner {
+    /// Has a write of the node's own done.
     pub(crate) async fn submit(&self, request: WriteRequest) -> Result<Written, NodeError> {
+        let proposal = self.metrics.proposal();
+        let result = self.hand_in(request).await;
+        proposal.ended(result.as_ref().err());
+        result
+    }
+
+    async fn hand_in(&self, request: WriteRequest) -> Result<Written, NodeError> {
         let Answer { mut written, epoch } = self.thread.write(request).await?;
         if let Some(epoch) = epoch {
             self.fill_outcome(&mut written.outcome, epoch).await?;

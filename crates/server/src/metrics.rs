@@ -5,12 +5,52 @@ use crate::grpc::rpc::Rpc;
 use crate::grpc::status::{Code, code_name};
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Upper bounds of the handling-time buckets, seconds.
 const SECONDS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// etcd's buckets of `etcd_server_request_duration_seconds`.
+const REQUEST_SECONDS: [f64; 14] =
+    [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192];
+
+/// Requests that etcd times by what they ask of the log or the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum RequestType {
+    Range,
+    ReadonlyTxn,
+    Put,
+    DeleteRange,
+    Txn,
+    Compaction,
+    LeaseGrant,
+    LeaseRevoke,
+    Alarm,
+}
+
+impl RequestType {
+    /// By number.
+    const LABELS: [&str; 9] =
+        ["Range", "ReadonlyTxn", "Put", "DeleteRange", "Txn", "Compaction", "LeaseGrant", "LeaseRevoke", "Alarm"];
+
+    /// What a procedure writes, if it does.
+    pub(crate) fn of_write(rpc: Rpc) -> Option<Self> {
+        Some(match rpc {
+            Rpc::Put => Self::Put,
+            Rpc::DeleteRange => Self::DeleteRange,
+            Rpc::Txn => Self::Txn,
+            Rpc::Compact => Self::Compaction,
+            Rpc::LeaseGrant => Self::LeaseGrant,
+            Rpc::LeaseRevoke => Self::LeaseRevoke,
+            Rpc::Alarm => Self::Alarm,
+            _ => return None,
+        })
+    }
+}
 
 /// Counters and where they are found by name.
 #[derive(Clone)]
@@ -20,6 +60,9 @@ struct Inner {
     registry: Registry,
     calls: Vec<CallMetrics>,
     handled: IntCounterVec,
+    requests: HistogramVec,
+    /// Each is made when there is something to tell, as in etcd: first those that failed.
+    requests_of: [[OnceLock<Histogram>; RequestType::LABELS.len()]; 2],
     panics: IntCounter,
     client_api_versions: IntCounterVec,
     traffic: Traffic,
@@ -54,6 +97,14 @@ impl Metrics {
                 HistogramOpts::new("grpc_server_handling_seconds", "Time from a call's arrival to its answer.")
                     .buckets(SECONDS.to_vec()),
                 labels,
+            )?,
+        )?;
+        let requests = register(
+            &registry,
+            HistogramVec::new(
+                HistogramOpts::new("etcd_server_request_duration_seconds", "Time of a request, by what it asks.")
+                    .buckets(REQUEST_SECONDS.to_vec()),
+                &["type", "success"],
             )?,
         )?;
         let calls = Rpc::ALL
@@ -106,6 +157,8 @@ impl Metrics {
             registry,
             calls,
             handled,
+            requests,
+            requests_of: Default::default(),
             panics,
             client_api_versions,
             traffic,
@@ -170,6 +223,11 @@ impl Metrics {
         call.seconds.observe(took.as_secs_f64());
     }
 
+    /// A request came at `started`.
+    pub(crate) fn request(&self, what: RequestType, started: Instant) -> Timing<'_> {
+        Timing { metrics: self, what, started, success: Some(false) }
+    }
+
     pub(crate) fn panicked(&self) {
         self.0.panics.inc();
     }
@@ -181,6 +239,37 @@ impl Metrics {
 
     fn call(&self, rpc: Rpc) -> &CallMetrics {
         &self.0.calls[rpc as usize]
+    }
+}
+
+/// A request that is not answered yet. One that is dropped did not succeed.
+pub(crate) struct Timing<'a> {
+    metrics: &'a Metrics,
+    what: RequestType,
+    started: Instant,
+    success: Option<bool>,
+}
+
+impl Timing<'_> {
+    pub(crate) fn ended(mut self, success: bool) {
+        self.success = Some(success);
+    }
+
+    /// Somebody else counts it.
+    pub(crate) fn forget(mut self) {
+        self.success = None;
+    }
+}
+
+impl Drop for Timing<'_> {
+    fn drop(&mut self) {
+        let Some(success) = self.success else { return };
+        let Inner { requests, requests_of, .. } = &*self.metrics.0;
+        let histogram = requests_of[usize::from(success)][self.what as usize].get_or_init(|| {
+            requests
+                .with_label_values(&[RequestType::LABELS[self.what as usize], if success { "true" } else { "false" }])
+        });
+        histogram.observe(self.started.elapsed().as_secs_f64());
     }
 }
 

@@ -205,6 +205,7 @@ async fn range_stream_adds_up_to_the_range() {
         RangeRequest { revision: 200, ..all() },
         RangeRequest { count_only: true, ..all() },
         RangeRequest { keys_only: true, ..all() },
+        RangeRequest { sort_order: 1, ..all() },
         RangeRequest { key: "nothing".into(), ..RangeRequest::default() },
     ] {
         let whole = kv.range(request.clone()).await.unwrap().into_inner();
@@ -215,9 +216,18 @@ async fn range_stream_adds_up_to_the_range() {
         sum.kvs = slices.iter().flat_map(|s| s.kvs.clone()).collect();
         assert_eq!(sum, whole, "{request:?}");
     }
-    let sorted = RangeRequest { sort_order: 2, ..all() };
     let text = "RangeStream does not support custom sort orders";
-    assert_eq!(status_of(stream(&server, sorted).await), (Code::Unimplemented, text.into()));
+    for (sort_order, sort_target) in [(2, 0), (1, 1), (2, 3)] {
+        let sorted = RangeRequest { sort_order, sort_target, ..all() };
+        assert_eq!(status_of(stream(&server, sorted).await), (Code::Unimplemented, text.into()));
+    }
+    // Without an order what to order by does not count.
+    kv.put(put("k0000", "newer")).await.unwrap();
+    for sort_target in 0..=4 {
+        let slices = stream(&server, RangeRequest { sort_target, ..all() }).await.unwrap();
+        let keys: Vec<_> = slices.iter().flat_map(|slice| &slice.kvs).map(|kv| &kv.key).collect();
+        assert!(keys.len() == 500 && keys.is_sorted(), "{sort_target}");
+    }
     let filtered = RangeRequest { min_mod_revision: 3, ..all() };
     let text = "RangeStream does not support revision filters";
     assert_eq!(status_of(stream(&server, filtered).await), (Code::Unimplemented, text.into()));

@@ -2,13 +2,19 @@
 
 mod common;
 
-use common::{Running, http, http_get, node_config, put, serve, start};
+use common::{Running, http, http_get, key, node_config, put, serve, start};
+use futures::task::noop_waker;
+use netsy_api::etcdserverpb::request_op::Request;
+use netsy_api::etcdserverpb::{CompactionRequest, RangeRequest, RequestOp, TxnRequest};
+use netsy_node::watch::NewWatch;
 use netsy_node::{Node, NodeConfig, Opened};
 use netsy_objects::fault::{BucketFault, BucketOp, FaultBucket};
 use netsy_objects::{Buckets, StorageConfig};
 use netsy_server::ServerConfig;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 #[tokio::test]
@@ -160,4 +166,98 @@ async fn storage_that_hangs_before_there_is_a_primary_is_named() {
     bucket.clear();
     told(&server, "/readyz", 200).await;
     told(&server, "/health", 200).await;
+}
+
+/// Asks for the metrics until they have this line.
+async fn counted(server: &Running, line: &str) {
+    loop {
+        let (_, page) = server.get("/metrics").await;
+        if page.lines().any(|found| found == line) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_wait_and_writes_that_fail_are_counted() {
+    let (opened, bucket, data) = opened(|config| config.quorum = 0).await;
+    let node = Node::start_opened(opened, None).await.unwrap();
+    node.serving().await.unwrap();
+    let server = serve(node, ServerConfig::default(), data).await;
+    let mut kv = server.kv().await;
+    kv.put(put("a", "1")).await.unwrap();
+    // Refused: no failure of the log.
+    kv.put(put("", "1")).await.unwrap_err();
+    kv.put(netsy_api::etcdserverpb::PutRequest { lease: 99, ..put("a", "1") }).await.unwrap_err();
+    counted(&server, "etcd_server_proposals_pending 0").await;
+    counted(&server, "etcd_server_proposals_failed_total 0").await;
+    bucket.inject(None, "", 0, u64::MAX, HANGS);
+    let writes: Vec<_> = ["b", "c"]
+        .into_iter()
+        .map(|name| {
+            let mut kv = kv.clone();
+            tokio::spawn(async move { kv.put(put(name, "1")).await })
+        })
+        .collect();
+    counted(&server, "etcd_server_proposals_pending 2").await;
+    // Nobody waits for the one any more.
+    writes[0].abort();
+    counted(&server, "etcd_server_proposals_pending 1").await;
+    counted(&server, "etcd_server_proposals_failed_total 1").await;
+    let name = "etcd_server_request_duration_seconds_count";
+    counted(&server, &format!(r#"{name}{{success="false",type="Put"}} 1"#)).await;
+    bucket.clear();
+    counted(&server, "etcd_server_proposals_pending 0").await;
+}
+
+#[tokio::test]
+async fn requests_are_timed_by_type_as_in_etcd() {
+    let server = start().await;
+    let mut kv = server.kv().await;
+    let range = |key: RangeRequest| RequestOp { request: Some(Request::RequestRange(key)) };
+    let write = RequestOp { request: Some(Request::RequestPut(put("a", "1"))) };
+    kv.put(put("a", "1")).await.unwrap();
+    kv.range(key("a")).await.unwrap();
+    kv.range(RangeRequest { revision: 99, ..key("a") }).await.unwrap_err();
+    kv.txn(TxnRequest { success: vec![range(key("a"))], ..TxnRequest::default() }).await.unwrap();
+    kv.txn(TxnRequest { success: vec![write], ..TxnRequest::default() }).await.unwrap();
+    // What the log took is no failure, whatever came of it.
+    kv.compact(CompactionRequest { revision: 99, physical: false }).await.unwrap_err();
+    let (_, page) = server.get("/metrics").await;
+    let name = "etcd_server_request_duration_seconds_count";
+    let mut found: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix(name)).collect();
+    found.sort_unstable();
+    let expected = [
+        r#"{success="false",type="Range"} 1"#,
+        r#"{success="true",type="Compaction"} 1"#,
+        r#"{success="true",type="Put"} 1"#,
+        r#"{success="true",type="Range"} 1"#,
+        r#"{success="true",type="ReadonlyTxn"} 1"#,
+        r#"{success="true",type="Txn"} 1"#,
+    ];
+    assert_eq!(found, expected);
+    let bucket = r#"etcd_server_request_duration_seconds_bucket{success="true",type="Put",le=""#;
+    let bounds: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix(bucket)?.split('"').next()).collect();
+    assert_eq!((bounds.len(), bounds[0], bounds[13], bounds[14]), (15, "0.001", "8.192", "+Inf"));
+}
+
+#[tokio::test]
+async fn events_that_are_not_sent_yet_are_counted() {
+    let server = start().await;
+    let mut kv = server.kv().await;
+    kv.put(put("a", "1")).await.unwrap();
+    let stream = server.node.watch_hub().open(false);
+    // One of what comes, one of all there was.
+    stream.create(NewWatch { key: "a".into(), ..NewWatch::default() });
+    stream.create(NewWatch { key: "a".into(), start_revision: 1, ..NewWatch::default() });
+    counted(&server, "etcd_debugging_mvcc_pending_events_total 1").await;
+    kv.put(put("a", "2")).await.unwrap();
+    kv.put(put("b", "2")).await.unwrap();
+    counted(&server, "etcd_debugging_mvcc_pending_events_total 3").await;
+    let (waker, mut items) = (noop_waker(), VecDeque::new());
+    while let Poll::Ready(taken) = stream.poll_items(&mut Context::from_waker(&waker), &mut items, usize::MAX) {
+        taken.unwrap();
+    }
+    counted(&server, "etcd_debugging_mvcc_pending_events_total 0").await;
 }

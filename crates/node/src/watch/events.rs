@@ -232,6 +232,14 @@ impl Selection {
         }
     }
 
+    /// How many.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Run { first, end } => (end - first) as usize,
+            Self::Picks(picks) => picks.len(),
+        }
+    }
+
     /// The places, as runs of neighbours `(first, end)`, ascending.
     pub fn runs(&self) -> impl Iterator<Item = (u32, u32)> + Clone + '_ {
         let (run, picks) = match self {
@@ -255,9 +263,10 @@ mod tests {
     fn selections_grow() {
         let mut selection = Selection::one(3);
         selection.push(4);
-        assert_eq!(selection, Selection::Run { first: 3, end: 5 });
+        assert_eq!((&selection, selection.count()), (&Selection::Run { first: 3, end: 5 }, 2));
         selection.push(7);
         selection.push(8);
         assert_eq!(selection.places().collect::<Vec<_>>(), [3, 4, 7, 8]);
+        assert_eq!(selection.count(), 4);
     }
 }

@@ -26,6 +26,8 @@ pub struct WatchStats {
     pub watchers: usize,
     /// Watchers that are being fed from the past.
     pub unsynced: usize,
+    /// Events that wait in the streams' queues; what watchers that are behind have not been read is not among them.
+    pub pending: usize,
     /// Events handed to watchers as they happened, since the start.
     pub events_total: u64,
     /// The newest revision handed to watchers.
@@ -148,6 +150,7 @@ impl WatchHub {
             streams: state.streams.iter().flatten().count(),
             watchers: state.watcher_count,
             unsynced: state.unsynced_count,
+            pending: state.streams.iter().flatten().map(|stream| stream.queue.events()).sum(),
             events_total: state.events_total,
             published: state.published,
         }

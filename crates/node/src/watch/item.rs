@@ -140,6 +140,15 @@ impl WatchItem {
         ITEM_OVERHEAD_BYTES + extra
     }
 
+    /// How many events watchers get by it, each watcher's counted.
+    pub(super) fn events(&self) -> usize {
+        match self {
+            Self::Live { deliveries, .. } => deliveries.as_slice().iter().map(|d| d.selection.count()).sum(),
+            Self::Replayed(replayed) => replayed.parts.iter().map(|(_, selection)| selection.count()).sum(),
+            _ => 0,
+        }
+    }
+
     /// The events in it for which values must be read before it can be sent.
     pub(super) fn unready(&self) -> Result<Vec<&Arc<RevisionEvents>>, HistoryError> {
         let mut unready = Vec::new();

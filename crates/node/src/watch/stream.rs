@@ -36,6 +36,7 @@ pub struct NewWatch {
 struct Queued {
     item: WatchItem,
     bytes: usize,
+    events: usize,
     values_requested: bool,
 }
 
@@ -43,6 +44,7 @@ struct Queued {
 struct Queue {
     items: VecDeque<Queued>,
     bytes: usize,
+    events: usize,
     waker: Option<Waker>,
     end: Option<StreamEnd>,
     /// Watchers wait until the queue is drained to half.
@@ -68,9 +70,10 @@ impl Appender<'_> {
     }
 
     pub(super) fn push(&mut self, item: WatchItem, event_bytes: usize) {
-        let bytes = item.overhead_bytes() + event_bytes;
+        let (bytes, events) = (item.overhead_bytes() + event_bytes, item.events());
         self.queue.bytes += bytes;
-        self.queue.items.push_back(Queued { item, bytes, values_requested: false });
+        self.queue.events += events;
+        self.queue.items.push_back(Queued { item, bytes, events, values_requested: false });
     }
 
     /// The hub is to be told when there is room again.
@@ -95,6 +98,11 @@ impl StreamQueue {
 
     pub(super) fn append(&self) -> Appender<'_> {
         Appender { queue: self.queue.lock(), bytes_max: self.bytes_max }
+    }
+
+    /// Events that wait in it.
+    pub(super) fn events(&self) -> usize {
+        self.queue.lock().events
     }
 
     /// Values that an item waited for were read.
@@ -197,6 +205,7 @@ impl WatchStream {
             }
             let Some(front) = queue.items.pop_front() else { break };
             queue.bytes -= front.bytes;
+            queue.events -= front.events;
             bytes += front.bytes;
             into.push_back(front.item);
             taken.poll = Poll::Ready(Ok(()));

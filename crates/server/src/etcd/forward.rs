@@ -10,6 +10,7 @@ use crate::grpc::reply::{Body, put_prefix};
 use crate::grpc::rpc::Rpc;
 use crate::grpc::status::{Code, Status};
 use crate::grpc::streaming::{decode, server_stopped};
+use crate::metrics::{RequestType, Timing};
 use crate::transport::shared::{Client, ConnShared};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
@@ -19,6 +20,7 @@ use netsy_api::etcdserverpb::{AlarmRequest, ResponseHeader, TxnRequest};
 use netsy_api::ids::{NodeId, Revision};
 use netsy_api::peer::{CallStatus, NotRun, not_run};
 use netsy_node::Forwarded;
+use netsy_node::metrics::Proposal;
 use netsy_peer::{CallError, ForwardReply, ForwardRequest, Identity, Outcome, Remote, Unanswered};
 use prost::Message;
 use std::sync::Arc;
@@ -50,21 +52,31 @@ pub(super) async fn decide(service: &Service, cx: UnaryContext, rpc: Rpc, body: 
         _ => {}
     }
     let mut before: Option<NodeId> = None;
+    let mut asked: Option<Asked<'_>> = None;
     let mut drain = service.drain.clone();
     loop {
         if service.node.is_primary() {
+            // Counts by itself.
+            asked.take().into_iter().for_each(Asked::forget);
             match run(service, cx.clone(), rpc, body.clone()).await {
                 Err(status) if is_not_primary(&status) => {}
                 outcome => return outcome,
             }
         } else if let Some(primary) = service.node.other_primary() {
+            asked = asked.or_else(|| Asked::begin(service, &cx, rpc));
             match pass_on(service, &cx, rpc, body.clone(), &primary).await {
-                Passed::Answered(outcome) => return outcome,
+                Passed::Answered(outcome) => {
+                    if let Some(asked) = asked {
+                        asked.answered(&outcome);
+                    }
+                    return outcome;
+                }
                 Passed::NotSent => before = Some(primary),
             }
         } else {
             before = None;
         }
+        asked = asked.or_else(|| Asked::begin(service, &cx, rpc));
         if cx.require_leader && !service.has_leader() {
             return Err(no_leader());
         }
@@ -87,6 +99,37 @@ pub(super) async fn decide(service: &Service, cx: UnaryContext, rpc: Rpc, body: 
             () = tokio::time::sleep(pause) => {}
             // The sender lives as long as the server.
             _ = drain.changed() => {}
+        }
+    }
+}
+
+/// A write that another node is to do, as it is counted. One that is dropped has failed.
+struct Asked<'a> {
+    proposal: Proposal<'a>,
+    timing: Timing<'a>,
+}
+
+impl<'a> Asked<'a> {
+    /// `None`: it is no write.
+    fn begin(service: &'a Service, cx: &UnaryContext, rpc: Rpc) -> Option<Self> {
+        let what = RequestType::of_write(rpc)?;
+        let timing = service.metrics.request(what, cx.started);
+        Some(Self { proposal: service.node.metrics().proposal(), timing })
+    }
+
+    /// It is done here after all.
+    fn forget(self) {
+        self.proposal.answered();
+        self.timing.forget();
+    }
+
+    fn answered(self, outcome: &Result<Body, Status>) {
+        let failed = |status: &Status| {
+            matches!(status.code, Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Internal)
+        };
+        if !outcome.as_ref().is_err_and(failed) {
+            self.proposal.answered();
+            self.timing.ended(true);
         }
     }
 }
@@ -223,6 +266,8 @@ impl Forwarded for FromPeers {
             };
             let client = Client { addr: from.addr, identity };
             let cx = UnaryContext {
+                started: Instant::now(),
+                passed_on: true,
                 deadline: request.deadline,
                 request_bytes: request.body.len(),
                 require_leader: request.require_leader,

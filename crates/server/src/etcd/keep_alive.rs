@@ -30,9 +30,11 @@ pub(super) async fn keep_alive(
         };
         let Some(request) = request else { return Ok(()) };
         service.metrics.received(Rpc::LeaseKeepAlive);
-        let deadline = Instant::now() + service.limits.request_timeout;
+        let started = Instant::now();
         let cx = UnaryContext {
-            deadline,
+            started,
+            passed_on: false,
+            deadline: started + service.limits.request_timeout,
             request_bytes: request.encoded_len(),
             require_leader: context.require_leader,
             shared: context.shared.clone(),

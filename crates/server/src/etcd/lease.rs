@@ -2,10 +2,11 @@
 
 use super::Service;
 use super::errors::{status, timed_out, wrong_outcome};
-use super::kv::write;
+use super::kv::{write, written};
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::Body;
 use crate::grpc::status::Status;
+use crate::metrics::RequestType;
 use netsy_api::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseLeasesRequest, LeaseLeasesResponse, LeaseRevokeRequest,
     LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
@@ -16,7 +17,7 @@ use netsy_mvcc::{Outcome, WriteRequest};
 /// LeaseGrant.
 pub(super) async fn grant(service: &Service, cx: UnaryContext, request: LeaseGrantRequest) -> Result<Body, Status> {
     let granted = service.node.lease_grant(LeaseId(request.id), request.ttl);
-    let written = until(cx.deadline, timed_out, granted).await?.map_err(status)?;
+    let written = written(service, &cx, RequestType::LeaseGrant, granted).await?;
     let Outcome::LeaseGrant { id, ttl_seconds } = written.outcome else { return Err(wrong_outcome("lease grant")) };
     Ok(Body::of(&LeaseGrantResponse {
         header: Some(service.header_at(written.revision, written.term)),
@@ -28,7 +29,8 @@ pub(super) async fn grant(service: &Service, cx: UnaryContext, request: LeaseGra
 
 /// LeaseRevoke.
 pub(super) async fn revoke(service: &Service, cx: UnaryContext, request: LeaseRevokeRequest) -> Result<Body, Status> {
-    let written = write(service, &cx, WriteRequest::LeaseRevoke { id: LeaseId(request.id) }).await?;
+    let written =
+        write(service, &cx, RequestType::LeaseRevoke, WriteRequest::LeaseRevoke { id: LeaseId(request.id) }).await?;
     Ok(Body::of(&LeaseRevokeResponse { header: Some(service.header_at(written.revision, written.term)) }))
 }
 

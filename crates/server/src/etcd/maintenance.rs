@@ -7,6 +7,7 @@ use super::versions;
 use crate::grpc::call::{UnaryContext, until};
 use crate::grpc::reply::Body;
 use crate::grpc::status::{Code, Status};
+use crate::metrics::RequestType;
 use netsy_api::etcdserverpb::alarm_request::AlarmAction;
 use netsy_api::etcdserverpb::{
     AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeInfo,
@@ -56,8 +57,8 @@ pub(super) async fn alarm(service: &Service, cx: UnaryContext, request: AlarmReq
         }
         (Ok(action), Some(alarm)) => {
             let active = action == AlarmAction::Activate;
-            let written =
-                write(service, &cx, WriteRequest::Alarm { member_id: request.member_id, alarm, active }).await?;
+            let change = WriteRequest::Alarm { member_id: request.member_id, alarm, active };
+            let written = write(service, &cx, RequestType::Alarm, change).await?;
             let Outcome::Alarm(changed) = written.outcome else { return Err(wrong_outcome("alarm")) };
             changed
         }

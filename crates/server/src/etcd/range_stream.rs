@@ -33,9 +33,11 @@ pub(super) async fn range_stream(
     mut requests: RequestStream<RangeRequest>,
     sink: &mut ResponseSink,
 ) -> Result<(), Status> {
-    let request = requests.next().await?.ok_or_else(no_message)?;
+    let mut request = requests.next().await?.ok_or_else(no_message)?;
     service.metrics.received(Rpc::RangeStream);
     check(&request)?;
+    // As in etcd, without an order what to order by does not count.
+    request.sort_target = SortTarget::Key as i32;
     // Long answers of one connection are bounded; see `apart`.
     let _slot = context.shared.apart.clone().acquire_owned().await.ok();
     let deadline = Instant::now() + service.limits.request_timeout;
@@ -89,7 +91,7 @@ fn check(request: &RangeRequest) -> Result<(), Status> {
     if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
         return Err(Status::new(Code::InvalidArgument, "etcdserver: invalid sort option"));
     }
-    if !plain || request.sort_target != SortTarget::Key as i32 {
+    if !plain {
         return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
     }
     let filters =

@@ -51,6 +51,10 @@ impl Call {
 /// What a handler of a unary call knows beside the request.
 #[derive(Clone)]
 pub(crate) struct UnaryContext {
+    /// When it came.
+    pub(crate) started: Instant,
+    /// Another node passed it on, which counts it.
+    pub(crate) passed_on: bool,
     /// When the caller stops waiting, or the server does.
     pub(crate) deadline: Instant,
     /// Length of the encoded request.
@@ -111,6 +115,8 @@ pub(crate) fn unary_of<S: CallSite, Req>(
             site.admit(rpc.flow(), &headers)?;
             let limit = site.limits().request_timeout;
             let context = UnaryContext {
+                started,
+                passed_on: false,
                 deadline: started + timeout.map_or(limit, |asked| asked.min(limit)),
                 request_bytes,
                 require_leader: requires_leader(&headers),

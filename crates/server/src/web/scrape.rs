@@ -79,6 +79,10 @@ fn node(service: &Service, page: &mut Page) {
     page.gauge("netsy_term", "The term of the Primary.", status.term.0);
     page.gauge("etcd_server_proposals_committed_total", "Index of the newest committed entry.", status.index.0);
     page.gauge("etcd_server_proposals_applied_total", "Index of the newest applied entry.", status.applied_index.0);
+    let metrics = service.node.metrics();
+    let pending = metrics.proposals_pending.load(Ordering::Relaxed);
+    page.gauge("etcd_server_proposals_pending", "Writes that are not answered yet.", pending);
+    page.count("etcd_server_proposals_failed_total", "Writes that failed.", &metrics.proposals_failed);
     page.gauge("etcd_debugging_mvcc_keys_total", "Keys in the index.", status.keys);
     page.gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of the local database.", status.db_size);
     page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes of it in use.", status.db_size_in_use);
@@ -138,6 +142,8 @@ fn watches(service: &Service, page: &mut Page) {
     page.gauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams.", stats.streams);
     page.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", stats.watchers);
     page.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that are behind.", stats.unsynced);
+    let help = "Events that wait to be sent to watchers.";
+    page.gauge("etcd_debugging_mvcc_pending_events_total", help, stats.pending);
 }
 
 fn process(page: &mut Page) {
