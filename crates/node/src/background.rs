@@ -20,6 +20,8 @@ const LEASE_TICK: Duration = Duration::from_millis(500);
 const LEASES_PER_TICK_MAX: usize = 500;
 /// How often database figures are read.
 const FIGURES_TICK: Duration = Duration::from_millis(500);
+/// How often it is looked whether object storage answers.
+const SILENCE_TICK: Duration = Duration::from_secs(1);
 /// Keys of the index looked at under one lock by a compaction.
 const COMPACT_KEYS_PER_STEP: usize = 1024;
 /// Rows deleted in one commit, so that writes wait little for it.
@@ -79,6 +81,20 @@ pub(crate) async fn figures(node: Arc<Inner>) {
             _ = tick.tick() => {}
         }
         node.read_figures().await;
+    }
+}
+
+/// Says in the log that object storage gives no answer.
+pub(crate) async fn storage_silence(node: Arc<Inner>) {
+    let mut tick = tokio::time::interval(SILENCE_TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = node.wait_ended() => return,
+            _ = tick.tick() => {}
+        }
+        node.driver.calls.log.look();
+        node.driver.calls.control.look();
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::clock::boot_millis;
 use crate::error::NodeError;
 use crate::fail_stop::FailStop;
+use crate::faults::Subject;
 use crate::load_log::{self, LogState};
 use crate::local_queue::{Brought, LocalItem, LocalQueue};
 use crate::log_thread::Gone;
@@ -202,6 +203,8 @@ impl Inner {
     fn begin_call(self: &Arc<Self>, call: CallId, what: StoreCall) {
         let node = self.clone();
         let (abandon, mut abandoned) = oneshot::channel();
+        let subject = Subject::of(&what);
+        self.driver.calls.faults.begun(subject);
         let loads = matches!(what, StoreCall::LoadLog);
         let breakable = matches!(what, StoreCall::LoadLog | StoreCall::CreateSeal { .. });
         if breakable {
@@ -225,9 +228,7 @@ impl Inner {
             } else {
                 work.await
             };
-            if let StoreResult::Refused(why) = &result {
-                tracing::warn!(%why, "object storage refused a call");
-            }
+            node.driver.calls.faults.ended(subject, &result);
             let pause = if loads { node.driver.log_state.pause_after(&result) } else { Duration::ZERO };
             if !pause.is_zero() {
                 tokio::select! {

@@ -13,6 +13,7 @@ mod driver;
 mod error;
 mod fail_stop;
 pub mod failpoint;
+mod faults;
 mod follower;
 mod gather;
 mod held_values;

@@ -111,15 +111,19 @@ impl ManifestStore {
 
     async fn get<T: JsonObject>(&self, key: &str) -> Result<Option<(T, Version)>, ManifestStoreError> {
         // A second time where it cannot be read: it may have been damaged on its way.
-        for last in [false, true] {
+        let mut before: Option<ManifestError> = None;
+        loop {
             let Some(object) = self.bucket.get(key).await? else { return Ok(None) };
-            match T::from_json(&object.bytes) {
-                Ok(read) => return Ok(Some((read, object.version))),
-                Err(error) if last => return Err(of_object(key, error).into()),
-                Err(error) => tracing::warn!(key, %error, "reading it again"),
+            match (T::from_json(&object.bytes), before) {
+                (Ok(read), None) => return Ok(Some((read, object.version))),
+                (Ok(read), Some(error)) => {
+                    tracing::warn!(key, %error, "damaged on its way: whole when it was read again");
+                    return Ok(Some((read, object.version)));
+                }
+                (Err(error), None) => before = Some(error),
+                (Err(error), Some(_)) => return Err(of_object(key, error).into()),
             }
         }
-        Ok(None)
     }
 
     async fn put<T: JsonObject>(

@@ -236,6 +236,7 @@ impl Node {
         let shower = inner.clone();
         std::thread::Builder::new().name("netsy-show".into()).spawn(move || shower.follower.run(&shower))?;
         inner.spawn("figures", background::figures(inner.clone()));
+        inner.spawn("silence of object storage", background::storage_silence(inner.clone()));
         inner.spawn("physical compaction", background::physical_compaction(inner.clone()));
         inner.spawn("snapshots", snapshotter::run(inner.clone()));
         inner.spawn("waiting for a leader", background::leaderless(inner.clone()));

@@ -288,13 +288,16 @@ impl Inner {
     }
 
     /// What there is to say of object storage that does not answer, if it is needed now: by a Primary whose writes it
-    /// commits, and for an election. Who has the quorum's receipts, or a Primary, goes on without it.
+    /// commits, and for an election. Who has the quorum's receipts, or a Primary, goes on without it. What cannot be used
+    /// there does not mend itself, and is said by every node that needs it.
     fn storage_missed(&self) -> Option<String> {
         let leading = self.leading().is_some();
-        let needed = if leading { self.upload_at_once() } else { self.leader.borrow().primary.is_none() };
+        let leaderless = self.leader.borrow().primary.is_none();
         let calls = &self.driver.calls;
+        let wrong = calls.faults.lasts(leading || leaderless);
+        let needed = if leading { self.upload_at_once() } else { leaderless };
         let silent = || calls.log.lasts().or_else(|| calls.control.lasts());
-        if needed { silent() } else { None }
+        wrong.or_else(|| if needed { silent() } else { None })
     }
 
     /// Gives a lease all its time again, and the entry up to which the answer depends on the log.

@@ -1,4 +1,4 @@
-//! Since when object storage gives no answer, for readiness of nodes that cannot do without it.
+//! Since when object storage gives no answer, for the log, and for readiness of nodes that cannot do without it.
 //!
 //! What counts is the time in which something waited for an answer and none came: a call that hangs, or one try after
 //! another that fails. Any answer ends it, whatever it says.
@@ -13,8 +13,11 @@ const FAILURE_KEPT: Duration = Duration::from_secs(5);
 
 /// Calls of one kind: those to the object log, or those to the small objects that the cluster is agreed on with. Apart, as
 /// a store may read and not write.
-#[derive(Default)]
-pub(crate) struct Silence(Mutex<State>);
+pub(crate) struct Silence {
+    /// What the calls are to.
+    of: &'static str,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -23,9 +26,24 @@ struct State {
     since: Option<Instant>,
     /// The last failure since then.
     failed: Option<(Instant, String)>,
+    /// It was said that no answer comes since then.
+    said: Option<Instant>,
 }
 
 impl Silence {
+    pub(crate) fn of(of: &'static str) -> Self {
+        Self { of, state: Mutex::default() }
+    }
+
+    /// To be called again and again: says once that no answer comes.
+    pub(crate) fn look(&self) {
+        // Said under the lock, so that lines are in the order of what they say.
+        let mut state = self.state.lock();
+        if let Some(text) = state.news(Instant::now()) {
+            tracing::warn!(of = self.of, "{text}; it is asked again until it answers");
+        }
+    }
+
     /// To be called before a call. It ends with an answer or when it is dropped.
     pub(crate) fn call(&self) -> Call<'_> {
         let mut call = Call { silence: self, under_way: false };
@@ -35,7 +53,7 @@ impl Silence {
 
     /// How long object storage gave no answer, and what went wrong last, if it is long.
     pub(crate) fn lasts(&self) -> Option<String> {
-        self.0.lock().lasts(Instant::now())
+        self.state.lock().lasts(Instant::now())
     }
 }
 
@@ -48,11 +66,20 @@ impl State {
         self.since.get_or_insert(now);
     }
 
-    fn answer(&mut self, now: Instant) {
+    /// Gives how long there was none, if that was said.
+    fn answer(&mut self, now: Instant) -> Option<Duration> {
         self.under_way -= 1;
         // Others are heard of from here on only.
         self.since = (self.under_way > 0).then_some(now);
         self.failed = None;
+        self.said.take().map(|since| now.saturating_duration_since(since))
+    }
+
+    /// What is to be said, once.
+    fn news(&mut self, now: Instant) -> Option<String> {
+        let text = self.lasts(now).filter(|_| self.said.is_none())?;
+        self.said = self.since;
+        Some(text)
     }
 
     /// Nobody waits for it any more, and nothing is known of it.
@@ -87,27 +114,30 @@ impl Call<'_> {
     /// It waits for an answer, another than the last.
     pub(crate) fn again(&mut self) {
         if !std::mem::replace(&mut self.under_way, true) {
-            self.silence.0.lock().begin(Instant::now());
+            self.silence.state.lock().begin(Instant::now());
         }
     }
 
     /// An answer came.
     pub(crate) fn answered(&mut self) {
         if std::mem::take(&mut self.under_way) {
-            self.silence.0.lock().answer(Instant::now());
+            let mut state = self.silence.state.lock();
+            if let Some(lasted) = state.answer(Instant::now()) {
+                tracing::info!(of = self.silence.of, seconds = lasted.as_secs(), "object storage: answers again");
+            }
         }
     }
 
     /// A try came to nothing: there is no answer yet.
     pub(crate) fn failed(&mut self, error: String) {
-        self.silence.0.lock().failed = Some((Instant::now(), error));
+        self.silence.state.lock().failed = Some((Instant::now(), error));
     }
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         if self.under_way {
-            self.silence.0.lock().give_up();
+            self.silence.state.lock().give_up();
         }
     }
 }
@@ -147,6 +177,22 @@ mod tests {
         assert!(state.lasts(at(begun, 24)).is_some());
         state.answer(at(begun, 25));
         assert_eq!(state.lasts(at(begun, 40)), None);
+    }
+
+    #[test]
+    fn it_is_said_once_and_how_long_it_lasted() {
+        let (mut state, begun) = (State::default(), Instant::now());
+        state.begin(begun);
+        assert_eq!(state.news(at(begun, 4)), None);
+        assert_eq!(state.news(at(begun, 5)).unwrap(), "object storage: no answer for 5 s");
+        assert_eq!(state.news(at(begun, 6)), None);
+        state.give_up();
+        // Nobody asked for a while: it is the same silence.
+        state.begin(at(begun, 60));
+        assert_eq!(state.news(at(begun, 66)), None);
+        assert_eq!(state.answer(at(begun, 67)), Some(Duration::from_secs(67)));
+        state.begin(at(begun, 70));
+        assert_eq!(state.answer(at(begun, 71)), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The engine's calls to object storage: manifest, elector lock, registrations (R1, R10, R11).
 
 use crate::error::Unavailable;
+use crate::faults::Faults;
 use crate::manifest_store::{Swapped, nonce};
 use crate::node::{Ended, Inner};
 use crate::silence::{Call, Silence};
@@ -45,14 +46,27 @@ impl<T: Clone> Remembered<T> {
 }
 
 /// What the calls remember, and whether they are answered.
-#[derive(Default)]
 pub(crate) struct StoreCalls {
     /// Those below.
     pub(crate) control: Silence,
     /// The object log's.
     pub(crate) log: Silence,
+    /// Those that were refused, and are tried again.
+    pub(crate) faults: Faults,
     manifests: Remembered<stored::ClusterManifest>,
     locks: Remembered<stored::ElectorLock>,
+}
+
+impl Default for StoreCalls {
+    fn default() -> Self {
+        Self {
+            control: Silence::of("the cluster's small objects"),
+            log: Silence::of("the object log"),
+            faults: Faults::default(),
+            manifests: Remembered::default(),
+            locks: Remembered::default(),
+        }
+    }
 }
 
 /// Makes one of the small calls; the log's own are [`load_log`](crate::load_log)'s.

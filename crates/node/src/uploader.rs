@@ -373,7 +373,7 @@ impl Uploader {
                     });
                 }
                 Err(ReadError::Store(error)) if error.is_retryable() => {
-                    tracing::warn!(seq = next.seq.0, %error, "object log: the chunk has not landed yet; trying again");
+                    tracing::debug!(seq = next.seq.0, %error, "object log: the chunk has not landed yet; trying again");
                     self.node.metrics.chunk_retries.fetch_add(1, Ordering::Relaxed);
                     landing.failed(error.to_string());
                     answers = false;

@@ -111,8 +111,12 @@ where
 {
     match read().await {
         Err(error @ ReadError::Bad { .. }) => {
-            tracing::warn!(%error, "reading it again");
-            read().await
+            let again = read().await;
+            // Else whoever asked says what is wrong.
+            if again.is_ok() {
+                tracing::warn!(%error, "damaged on its way: whole when it was read again");
+            }
+            again
         }
         done => done,
     }

@@ -150,7 +150,12 @@ pub async fn catch_up(
             plan => plan?,
         };
         match read_plan(log, &plan, from, sink).await {
-            Ok(end) => return Ok(CaughtUp::End(end)),
+            Ok(end) => {
+                for wrong in &wrong.passed_over {
+                    tracing::warn!(%wrong, "an object in the bucket is wrong; the log was followed without it");
+                }
+                return Ok(CaughtUp::End(end));
+            }
             Err(RestoreError::Read(error)) => {
                 wrong.note(error)?;
             }
@@ -217,7 +222,8 @@ impl Wrong {
         }
         match error.key() {
             Some(key) if self.bad.insert(key.to_string()) => {
-                tracing::warn!(%error, "looking for a way around it");
+                // Whoever asked says what there is to say: once, however often it is tried.
+                tracing::debug!(%error, "looking for a way around it");
                 self.passed_over.push(error);
                 Ok(Noted::Bad)
             }
@@ -272,7 +278,7 @@ impl<'a> Search<'a> {
                 .into());
             }
             if let Some(part) = manifest.parts.iter().find(|part| self.wrong.bad.contains(&part.key)) {
-                tracing::warn!(%index, part = %part.key, "snapshot passed over");
+                tracing::debug!(%index, part = %part.key, "snapshot passed over");
                 continue;
             }
             match self.plan(&listing, manifest.seq) {
