@@ -7,3 +7,4 @@ mod inspect;
 mod restore;
 mod setup;
 mod twins;
+mod wrong;
