@@ -137,7 +137,7 @@ mod tests {
         let at = |seconds| begun + Duration::from_secs(seconds);
         let of = Subject::of(&StoreCall::LoadLog);
         let refused = |why: &str| StoreResult::Refused(why.to_owned());
-        let mut note = |faults: &mut _, result, seconds| note(faults, of, &result, at(seconds));
+        let note = |faults: &mut _, result, seconds| note(faults, of, &result, at(seconds));
         assert_eq!(note(&mut faults, StoreResult::Loaded(None), 0), Say::Nothing);
         assert_eq!(note(&mut faults, refused("chunk 7"), 0), Say::Wrong(Duration::ZERO));
         for second in 1..50 {
