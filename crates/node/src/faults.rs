@@ -80,7 +80,7 @@ impl Faults {
             Say::Wrong(lasts) => {
                 let why = faults.get(&subject).map(|fault| fault.why.as_str()).unwrap_or_default();
                 let (key, seconds) = (subject.name, lasts.as_secs());
-                tracing::error!(%why, seconds, "object storage: {what} {key} fails; it is tried again until it is mended");
+                tracing::warn!(%why, seconds, "object storage: {what} {key} fails; it is tried again until it is mended");
             }
             Say::Well(lasted) => {
                 tracing::info!(seconds = lasted.as_secs(), "object storage: {what} {} is well again", subject.name);
