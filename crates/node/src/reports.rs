@@ -184,7 +184,8 @@ pub(crate) fn report(node: &Arc<Inner>, report: Report) {
             *seen.declined.lock() = Some(why);
         }
         Report::Forgetful(peer) => {
-            tracing::error!(%peer, "a node reports less than was seen of it: its database is a restored backup?");
+            tracing::error!(%peer, "a node reports less than was seen of it, as a restored backup does, and is refused: stop it and move its data folder \
+                 away; it then starts from the bucket");
         }
     }
 }

@@ -365,14 +365,18 @@ impl State {
         self.set_phase(at, Phase::Waiting { next, turn });
     }
 
-    /// A watcher waits until its stream has room; the stream's queue must not be empty.
+    /// A watcher waits until its stream has room, or for its turn where there is some by now: the queue is drained without the
+    /// lock that this is called under.
     pub(super) fn park(&mut self, at: u32, next: Revision) {
-        self.set_phase(at, Phase::Parked { next });
         let Some((slot, uid)) = self.watchers[at as usize].as_ref().map(|w| (w.stream, w.uid)) else { return };
-        if let Some(stream) = self.stream(slot) {
-            stream.parked.push((at, uid));
-            stream.queue.append().park();
-        }
+        let parks = self.stream(slot).is_some_and(|stream| {
+            let parks = stream.queue.append().park();
+            if parks {
+                stream.parked.push((at, uid));
+            }
+            parks
+        });
+        if parks { self.set_phase(at, Phase::Parked { next }) } else { self.wait(at, next, None) }
     }
 
     pub(super) fn is_synced(&self, at: u32) -> bool {

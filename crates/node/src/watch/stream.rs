@@ -76,9 +76,11 @@ impl Appender<'_> {
         self.queue.items.push_back(Queued { item, bytes, events, values_requested: false });
     }
 
-    /// The hub is to be told when there is room again.
-    pub(super) fn park(&mut self) {
-        self.queue.parked = true;
+    /// The hub is to be told when there is room again. False: all was drained since something did not fit, so nobody would.
+    #[must_use]
+    pub(super) fn park(&mut self) -> bool {
+        self.queue.parked = !self.queue.items.is_empty();
+        self.queue.parked
     }
 
     pub(super) fn end(&mut self, end: StreamEnd) {
@@ -230,4 +232,25 @@ impl Drop for WatchStream {
 /// The revision for answers that name the store's: reads may be ahead of what was published.
 pub(super) fn header_revision(visible: Revision, published: Revision) -> Revision {
     visible.max(published)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_to_tell_of_room_in_a_queue_that_was_drained() {
+        let queue = StreamQueue::new(100);
+        let canceled = || WatchItem::Canceled { watch_id: 1, revision: Revision(2), compacted: None };
+        queue.append().push(canceled(), 1_000);
+        assert!(!queue.append().fits(1));
+        assert!(queue.append().park(), "whoever drains it tells");
+        // Drained between the look at it and this, without the hub's lock.
+        let mut drained = queue.queue.lock();
+        drained.items.clear();
+        drained.bytes = 0;
+        drop(drained);
+        assert!(!queue.append().park());
+        assert!(!queue.queue.lock().parked);
+    }
 }
