@@ -2,14 +2,18 @@
 
 use crate::node::{Inner, Node};
 use netsy_api::ids::{Incarnation, LogIndex, NodeId, Revision, Term, UnixMillis};
+use netsy_protocol::command::{NO_ELECTOR, NOT_CAUGHT_UP};
 use netsy_protocol::event::Event;
 use netsy_protocol::manifest::Manifest;
 use netsy_protocol::status::Status;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Pause between two looks at whether a wish came true.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// What passes is waited for, so long, with this pause.
+const MOVE_TRIES: Duration = Duration::from_secs(5);
+const MOVE_PAUSE: Duration = Duration::from_millis(500);
 /// Registrations older than this are read anew.
 const REGISTRATIONS_AGE_MAX: Duration = Duration::from_secs(1);
 
@@ -153,12 +157,22 @@ impl Node {
         if self.is_primary() && to.as_ref() == Some(&self.0.config.node_id) {
             return Ok(());
         }
-        self.0
-            .ask(Event::MovePrimary(to), |node| {
+        let is_voter =
+            |name: &NodeId| self.0.manifest_seen().is_some_and(|m| m.voters.iter().any(|voter| voter.node_id == *name));
+        let began = Instant::now();
+        loop {
+            let moved = self.0.ask(Event::MovePrimary(to.clone()), |node| {
                 let leader = node.leader.borrow();
                 !leader.here && leader.primary.is_some()
-            })
-            .await
+            });
+            let Err(why) = moved.await else { return Ok(()) };
+            // After an election, or when nodes were just started, this passes.
+            let passes = why.ends_with(NO_ELECTOR) || why.ends_with(NOT_CAUGHT_UP) && to.as_ref().is_none_or(is_voter);
+            if !passes || began.elapsed() >= MOVE_TRIES {
+                return Err(why);
+            }
+            tokio::time::sleep(MOVE_PAUSE).await;
+        }
     }
 
     /// Changes what the manifest holds (R10); `None`: as it is. Returns once it does, or says why it does not.

@@ -7,6 +7,11 @@ use crate::message::{Hello, Message, ToPrimary, ToReplica};
 use crate::read::ReadId;
 use netsy_api::ids::{ChunkSeq, Incarnation, LogIndex, NodeId, Nonce, Revision, Session, Term};
 
+/// Why a wish to move the Primary is declined, though it may be fulfilled a moment later.
+pub const NOT_CAUGHT_UP: &str = "no such voter has caught up";
+/// Another such.
+pub const NO_ELECTOR: &str = "there is no Elector at the moment";
+
 /// An operation on the local database. All of them, and the entries of
 /// [`Engine::appended`](crate::engine::Engine::appended), are executed in the order of their numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]

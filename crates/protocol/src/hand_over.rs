@@ -1,6 +1,6 @@
 //! Planned moves of the Primary and graceful stops (section 4).
 
-use crate::command::{Command, Report, StoreCall};
+use crate::command::{Command, NO_ELECTOR, NOT_CAUGHT_UP, Report, StoreCall};
 use crate::config::Millis;
 use crate::engine::{Engine, Purpose};
 use crate::event::StoreResult;
@@ -91,9 +91,9 @@ impl Engine {
         } else if self.hand_over.is_some() {
             "a hand-over is under way"
         } else if self.successor(to.as_ref()).is_none() {
-            "no such voter has caught up"
+            NOT_CAUGHT_UP
         } else if !self.elector_answers() {
-            "there is no Elector at the moment"
+            NO_ELECTOR
         } else {
             return self.start_hand_over(to.as_ref(), false);
         };
