@@ -214,23 +214,29 @@ proptest! {
 #[test]
 fn deep_nesting_is_refused() {
     let (runtime, running) = shared();
-    let mut request = TxnRequest::default();
-    for _ in 0..5_000 {
-        let nested = RequestOp { request: Some(request_op::Request::RequestTxn(request)) };
-        request = TxnRequest { success: vec![nested], ..TxnRequest::default() };
-    }
-    // Encoding recurses as well: give it room.
-    let bytes = std::thread::Builder::new()
-        .stack_size(512 << 20)
-        .spawn(move || {
+    let nested = |levels: usize| {
+        // Encoding recurses as well: give it room.
+        let encode = move || {
+            let put = PutRequest { key: format!("deep/{levels}").into(), ..PutRequest::default() };
+            let mut operation = request_op::Request::RequestPut(put);
+            for _ in 0..levels {
+                let success = vec![RequestOp { request: Some(operation) }];
+                operation = request_op::Request::RequestTxn(TxnRequest { success, ..TxnRequest::default() });
+            }
+            let request_op::Request::RequestTxn(request) = operation else { panic!("no level") };
             let bytes = request.encode_to_vec();
             std::mem::forget(request);
             bytes
-        })
-        .unwrap()
-        .join()
-        .unwrap();
-    let code = runtime.block_on(call(running, "etcdserverpb.KV/Txn", &bytes, &[]));
-    assert_eq!(code, 3);
+        };
+        std::thread::Builder::new().stack_size(512 << 20).spawn(encode).unwrap().join().unwrap()
+    };
+    for levels in [1, 50, 51, 127, 128] {
+        assert_eq!(runtime.block_on(call(running, "etcdserverpb.KV/Txn", &nested(levels), &[])), 0, "{levels} levels");
+        let got = runtime.block_on(async { running.kv().await.range(key(&format!("deep/{levels}"))).await.unwrap() });
+        assert_eq!(got.into_inner().count, 1, "{levels} levels");
+    }
+    for levels in [129, 5_000] {
+        assert_eq!(runtime.block_on(call(running, "etcdserverpb.KV/Txn", &nested(levels), &[])), 3, "{levels} levels");
+    }
     runtime.block_on(still_serves(running));
 }

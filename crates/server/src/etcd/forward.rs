@@ -2,6 +2,7 @@
 //!
 //! What was sent on is never sent again; what was not may be, until the client's time is over.
 
+use super::deep_txn::decode_txn;
 use super::errors::{no_leader, timed_out};
 use super::permit::permit;
 use super::{Service, cluster, keep_alive, kv, lease, maintenance, operator};
@@ -16,7 +17,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use netsy_api::etcdserverpb::alarm_request::AlarmAction;
-use netsy_api::etcdserverpb::{AlarmRequest, ResponseHeader, TxnRequest};
+use netsy_api::etcdserverpb::{AlarmRequest, ResponseHeader};
 use netsy_api::ids::{NodeId, Revision};
 use netsy_api::peer::{CallStatus, NotRun, not_run};
 use netsy_node::Forwarded;
@@ -38,7 +39,7 @@ const HEADER_TAG: u8 = 0x0a;
 pub(super) async fn decide(service: &Service, cx: UnaryContext, rpc: Rpc, body: Bytes) -> Result<Body, Status> {
     match rpc {
         Rpc::Txn if !service.node.is_primary() => {
-            let request: TxnRequest = decode(body.clone())?;
+            let request = decode_txn(body.clone())?;
             if netsy_mvcc::is_read_only(&request) {
                 return kv::txn(service, cx, request).await;
             }
@@ -139,7 +140,7 @@ async fn run(service: &Service, cx: UnaryContext, rpc: Rpc, body: Bytes) -> Resu
     match rpc {
         Rpc::Put => kv::put(service, cx, decode(body)?).await,
         Rpc::DeleteRange => kv::delete_range(service, cx, decode(body)?).await,
-        Rpc::Txn => kv::txn(service, cx, decode(body)?).await,
+        Rpc::Txn => kv::txn(service, cx, decode_txn(body)?).await,
         Rpc::Compact => kv::compact(service, cx, decode(body)?).await,
         Rpc::LeaseGrant => lease::grant(service, cx, decode(body)?).await,
         Rpc::LeaseRevoke => lease::revoke(service, cx, decode(body)?).await,

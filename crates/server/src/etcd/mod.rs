@@ -3,6 +3,7 @@
 
 mod admit;
 mod cluster;
+mod deep_txn;
 mod encode;
 mod errors;
 mod forward;

@@ -81,8 +81,7 @@ pub(crate) fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
         let text = e.to_string();
         // It names every level that it was in, and has no other way to tell this case from the rest.
         if text.ends_with("recursion limit reached") {
-            let text = "netsy: the request is nested too deeply: at most 50 transactions may be within each other";
-            return Status::new(Code::InvalidArgument, text);
+            return Status::new(Code::InvalidArgument, "netsy: the request is nested too deeply");
         }
         Status::internal(format!("grpc: error unmarshalling request: {text}"))
     })
