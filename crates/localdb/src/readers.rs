@@ -227,6 +227,10 @@ impl Readers {
         ) else {
             return Ok(None);
         };
+        // None of ours has such positions, between which nothing can be counted.
+        if low < 0 || last == i64::MAX {
+            return Err(self.damaged(format!("rows at positions {low} to {last}")));
+        }
         // The row sought is the first one at or after some position between `low` and `high`.
         let mut high = last + 1;
         while low < high {

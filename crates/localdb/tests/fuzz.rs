@@ -162,3 +162,16 @@ fn fuzz_rows() {
         if whole { Verdict::Accepted } else { Verdict::Refused }
     });
 }
+
+/// Found by the above (NETSY_SEED=1784745889546963018): between such rows nothing can be counted.
+#[test]
+fn positions_that_no_row_has_are_damage() {
+    for position in [i64::MIN, -1, i64::MAX] {
+        let folder = filled();
+        let (_writer, readers) = open(folder.path()).expect("open");
+        let conn = Connection::open(folder.path().join(DATABASE)).expect("open");
+        conn.execute("UPDATE rows SET position = ?1 WHERE position = 3", [position]).expect("changed");
+        let found = readers.position_of_revision(Revision(7)).expect_err("damaged");
+        assert!(found.to_string().contains("rows at positions"), "{found}");
+    }
+}
