@@ -8,6 +8,7 @@ use crate::failpoint;
 use crate::load::{load_through, store_config};
 use crate::log_thread::Gone;
 use crate::node::Inner;
+use crate::shared::SharedStore;
 use crate::writer::ENTRY_OVERHEAD_BYTES;
 use netsy_api::ids::{LogIndex, Position};
 use netsy_api::log::{Entry, Mutation};
@@ -100,6 +101,14 @@ impl Follower {
     /// The end of the last snapshot that takes the database's place, or has; 0: there was none.
     pub(crate) fn snapshot(&self) -> LogIndex {
         self.state.lock().snapshot
+    }
+
+    /// Whether the local database is that of the state in `store`: it is not from when a snapshot takes its place until that
+    /// is shown.
+    pub(crate) fn is_shown(&self, store: &SharedStore) -> bool {
+        // In this order: the snapshot is noted before it takes the database's place.
+        let installed = self.snapshot();
+        store.read().visible_index() >= installed
     }
 
     /// The publisher shows what is committed from here on.

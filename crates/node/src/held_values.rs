@@ -80,46 +80,34 @@ pub(crate) struct Answer<'a> {
 impl Answer<'_> {
     /// Room for the next values. Error: there was none for long.
     pub(crate) async fn reserve(&mut self) -> Result<Reserved, NodeError> {
-        if self.large.is_none() && self.bytes > self.held.bytes_max / LARGE_SHARE {
-            self.large = Some(Arc::new(self.take(&self.held.large, 1).await?));
-        }
-        if self.large.is_none()
-            && let Some(permit) = self.room(READ_BYTES).await?
-        {
-            return Ok(Reserved::Counted(permit));
-        }
-        match &self.large {
-            Some(large) => Ok(Reserved::Large(large.clone())),
-            None => Err(NodeError::Unavailable(Unavailable::TooManyRequests)),
-        }
+        self.room(self.bytes, READ_BYTES).await
     }
 
-    /// So much room, or, where there is none, the place of the large answer, whichever is free first: answers that hold room
-    /// and want more would wait for each other.
-    async fn room(&mut self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, NodeError> {
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        if let Ok(permit) = self.held.room.clone().try_acquire_many_owned(permits) {
-            return Ok(Some(permit));
+    /// Room for `more` bytes of an answer that has `bytes` then. A large one has the place of the large answer; where there is no
+    /// room another goes on in that place, too, whichever is free first: answers that hold room and want more would wait
+    /// for each other.
+    async fn room(&mut self, bytes: usize, more: usize) -> Result<Reserved, NodeError> {
+        if let Some(large) = &self.large {
+            return Ok(Reserved::Large(large.clone()));
         }
+        let is_large = bytes > self.held.bytes_max / LARGE_SHARE;
+        let permits = u32::try_from(more).unwrap_or(u32::MAX);
         let began = Instant::now();
         let first = async {
             tokio::select! {
                 biased;
-                room = self.held.room.clone().acquire_many_owned(permits) => Ok(room),
-                large = self.held.large.clone().acquire_owned() => Err(large),
+                room = self.held.room.clone().acquire_many_owned(permits), if !is_large => room.map(Reserved::Counted),
+                large = self.held.large.clone().acquire_owned() => large.map(|large| Reserved::Large(Arc::new(large))),
             }
         };
         let first = tokio::time::timeout(self.wait_left, first).await;
         self.wait_left = self.wait_left.saturating_sub(began.elapsed());
-        // The inner errors are those of a closed semaphore, which these are never.
-        match first {
-            Ok(Ok(Ok(room))) => Ok(Some(room)),
-            Ok(Err(Ok(large))) => {
-                self.large = Some(Arc::new(large));
-                Ok(None)
-            }
-            _ => Err(NodeError::Unavailable(Unavailable::TooManyRequests)),
+        // The inner error is that of a closed semaphore, which these are never.
+        let room = first.ok().and_then(Result::ok).ok_or(NodeError::Unavailable(Unavailable::TooManyRequests))?;
+        if let Reserved::Large(large) = &room {
+            self.large = Some(large.clone());
         }
+        Ok(room)
     }
 
     /// Room for an answer that has so many bytes of its own by now. Error: there was none for long.
@@ -127,12 +115,7 @@ impl Answer<'_> {
         if bytes <= OWN_FREE_BYTES || bytes <= self.bytes {
             return Ok(());
         }
-        if self.large.is_none() && bytes > self.held.bytes_max / LARGE_SHARE {
-            self.large = Some(Arc::new(self.take(&self.held.large, 1).await?));
-        }
-        if self.large.is_none()
-            && let Some(more) = self.room(bytes - self.bytes).await?
-        {
+        if let Reserved::Counted(more) = self.room(bytes, bytes - self.bytes).await? {
             match &mut self.own {
                 Some(own) => own.merge(more),
                 none => *none = Some(more),
@@ -148,18 +131,6 @@ impl Answer<'_> {
             (None, None) => last,
             (own, large) => Bytes::from_owner(HeldWith { bytes: last, _own: own, _large: large }),
         }
-    }
-
-    async fn take(&mut self, from: &Arc<Semaphore>, permits: usize) -> Result<OwnedSemaphorePermit, NodeError> {
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        if let Ok(permit) = from.clone().try_acquire_many_owned(permits) {
-            return Ok(permit);
-        }
-        let began = Instant::now();
-        let waiting = tokio::time::timeout(self.wait_left, from.clone().acquire_many_owned(permits)).await;
-        self.wait_left = self.wait_left.saturating_sub(began.elapsed());
-        // The inner error is that of a closed semaphore, which this is never.
-        waiting.ok().and_then(Result::ok).ok_or(NodeError::Unavailable(Unavailable::TooManyRequests))
     }
 
     /// Counts values that were read on a reservation: about [`READ_BYTES`], but for the last.
@@ -191,7 +162,7 @@ impl Answer<'_> {
     }
 }
 
-/// Room for values, given back by whoever drops it last.
+/// Room, given back by whoever drops it last.
 pub(crate) enum Reserved {
     Counted(OwnedSemaphorePermit),
     Large(Arc<OwnedSemaphorePermit>),

@@ -40,9 +40,7 @@ impl History for StoreHistory {
     }
 
     fn is_whole(&self) -> bool {
-        // In this order: the snapshot is noted before it takes the database's place.
-        let installed = self.follower.snapshot();
-        self.store.read().visible_index() >= installed
+        self.follower.is_shown(&self.store)
     }
 
     fn read(&self, from: Revision, until: Revision, bytes_max: usize) -> Result<HistoryBatch, HistoryError> {

@@ -42,10 +42,7 @@ impl From<netsy_mvcc::Error> for Unread {
 impl Inner {
     /// Whether rows that `state` names may be gone since a snapshot has taken the database's place.
     pub(crate) fn is_lost(&self, state: StateNumber) -> bool {
-        // In this order: the snapshot is noted before it takes the database's place.
-        let installed = self.follower.snapshot();
-        let store = self.store.read();
-        store.number() != state || store.visible_index() < installed
+        !self.follower.is_shown(&self.store) || self.store.read().number() != state
     }
 
     /// Waits until a read that came to nothing may be begun again. Error: there is no use in that.

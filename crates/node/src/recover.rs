@@ -97,11 +97,10 @@ impl Inner {
 
 /// Whether these nodes can be given up, as far as this node knows; the engine looks at the rest.
 fn check(node: &Arc<Inner>, manifest: &Manifest, lost: &[NodeId]) -> Result<(), String> {
-    // Whose log an earlier recovery kept need not vote, and is waited for all the same.
-    let needed = || manifest.voters.iter().chain(&manifest.kept);
     let names = || {
         let voters = manifest.voters.iter().map(|v| v.node_id.as_str()).collect::<Vec<_>>().join(", ");
-        let kept = manifest.kept.as_ref().filter(|kept| !manifest.voters.contains(kept));
+        // It is waited for all the same.
+        let kept = manifest.waited_for().find(|v| !manifest.names(v));
         let kept = kept.map(|v| format!(", and the last recovery kept the log of {}", v.node_id));
         format!("the voters are {voters}{}", kept.unwrap_or_default())
     };
@@ -115,12 +114,12 @@ fn check(node: &Arc<Inner>, manifest: &Manifest, lost: &[NodeId]) -> Result<(), 
     if lost.is_empty() {
         return Err(format!("no node is named: {}", names()));
     }
-    let stranger = lost.iter().find(|name| needed().all(|v| v.node_id != **name));
+    let stranger = lost.iter().find(|name| manifest.waited_for().all(|v| v.node_id != **name));
     if let Some(stranger) = stranger {
         return Err(format!("{stranger} is no voter: nothing depends on it. As it is, {}", names()));
     }
     let connected = node.peers().map(|peers| peers.connected()).unwrap_or_default();
-    let there = needed().filter(|v| lost.contains(&v.node_id)).find(|v| {
+    let there = manifest.waited_for().filter(|v| lost.contains(&v.node_id)).find(|v| {
         let me = v.node_id == node.config.node_id && v.incarnation == node.incarnation;
         me || connected.iter().any(|r| r.node_id == v.node_id && r.incarnation == v.incarnation)
     });

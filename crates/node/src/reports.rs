@@ -104,17 +104,16 @@ fn names(nodes: &[netsy_api::ids::NodeId]) -> String {
 /// R12: why there is no election, what would mend it, and what an operator can do; `None`: quorum is not lost.
 fn quorum_lost(status: &Status) -> Option<String> {
     let lost = status.quorum_lost.as_ref()?;
-    let voters = status.manifest.as_ref().map(|m| m.voters.as_slice()).unwrap_or_default();
+    let manifest = status.manifest.as_ref()?;
     let mut missing = String::new();
-    let kept = status.manifest.as_ref().and_then(|m| m.kept.as_ref()).filter(|kept| !voters.contains(kept));
-    for voter in voters.iter().chain(kept).filter(|v| lost.missing.contains(&v.node_id)) {
+    for voter in manifest.waited_for().filter(|v| lost.missing.contains(&v.node_id)) {
         let other =
             status.nodes.iter().any(|n| n.node.node_id == voter.node_id && n.node.incarnation != voter.incarnation);
-        let why = match (other, Some(voter) == kept) {
-            (true, false) => "runs with another database than the one that votes",
-            (true, true) => "runs with another database than the one that a recovery kept",
-            (false, false) => "does not answer",
-            (false, true) => "does not answer, and has the log that a recovery kept",
+        let why = match (other, manifest.names(voter)) {
+            (true, true) => "runs with another database than the one that votes",
+            (true, false) => "runs with another database than the one that a recovery kept",
+            (false, true) => "does not answer",
+            (false, false) => "does not answer, and has the log that a recovery kept",
         };
         // Writing into a String cannot fail.
         let _ = write!(missing, "{}{} ({why})", if missing.is_empty() { "" } else { ", " }, voter.node_id);
@@ -122,7 +121,7 @@ fn quorum_lost(status: &Status) -> Option<String> {
     if missing.is_empty() {
         return None; // Found by an older manifest: those that it missed are no voters any more.
     }
-    let all: Vec<_> = voters.iter().map(|v| v.node_id.clone()).collect();
+    let all: Vec<_> = manifest.voters.iter().map(|v| v.node_id.clone()).collect();
     Some(format!(
         "quorum lost: of the voters {} {} must answer with the database they vote with; answering: {}; missing: \
          {missing}. What was acknowledged last may be on their disks only: start them with their data folders. If those \

@@ -10,7 +10,7 @@ use crate::keys;
 use crate::manifest::SnapshotManifest;
 use crate::object_log::{LogListing, LogPoint, ObjectLog, Source};
 use crate::read::ReadError;
-use crate::snapshot::{list_snapshots, load_snapshot, read_snapshot_manifest};
+use crate::snapshot::{first_readable, list_snapshots, load_snapshot, read_snapshot_manifest};
 use async_trait::async_trait;
 use futures::StreamExt;
 use netsy_api::ids::{ChunkSeq, LogIndex};
@@ -167,16 +167,9 @@ pub async fn catch_up(
 
 async fn snapshot_within(log: &ObjectLog, last: LogIndex) -> Result<Option<LogPoint>, RestoreError> {
     let indexes = list_snapshots(&**log.bucket()).await?;
-    for &index in indexes.iter().rev().filter(|&&index| index <= last) {
-        match read_snapshot_manifest(&**log.bucket(), log.cluster_id(), index).await {
-            Ok(manifest) => return Ok(Some(manifest.covers())),
-            Err(ReadError::Store(error)) => return Err(error.into()),
-            // Listed a moment ago: clean-up took it since.
-            Err(error @ ReadError::Missing { .. }) => tracing::debug!(%error, "a snapshot has gone"),
-            Err(error) => tracing::warn!(%error, "a snapshot's manifest cannot be used"),
-        }
-    }
-    Ok(None)
+    let within = indexes.into_iter().rev().filter(|&index| index <= last);
+    let manifest = first_readable(&**log.bucket(), log.cluster_id(), within).await?;
+    Ok(manifest.map(|manifest| manifest.covers()))
 }
 
 /// A way to the whole state.

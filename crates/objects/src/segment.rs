@@ -7,7 +7,7 @@ use crate::log_reader::decode;
 use crate::object_log::{ListedSegment, LogListing, ObjectLog};
 use crate::read::{ReadError, get, twice};
 use crate::settle::{Settled, create_settled};
-use crate::snapshot::list_snapshots;
+use crate::snapshot::{first_readable, list_snapshots};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use netsy_api::ids::ChunkSeq;
 use std::collections::HashSet;
@@ -140,17 +140,10 @@ async fn fold_listed(log: &ObjectLog, policy: &FoldPolicy, folded: &mut Vec<Chec
 
 /// Clean-up deletes chunks that no segment covers only up to the oldest snapshot.
 async fn oldest_snapshot_seq(log: &ObjectLog) -> Result<ChunkSeq, ReadError> {
-    for index in list_snapshots(&**log.bucket()).await? {
-        match crate::snapshot::read_snapshot_manifest(&**log.bucket(), log.cluster_id(), index).await {
-            Ok(manifest) => return Ok(manifest.seq),
-            Err(ReadError::Store(error)) => return Err(error.into()),
-            // Listed a moment ago: clean-up took it since.
-            Err(error @ ReadError::Missing { .. }) => tracing::debug!(%error, "a snapshot has gone"),
-            // One that cannot be read is no reason for a deletion either.
-            Err(error) => tracing::warn!(%error, "a snapshot's manifest cannot be used"),
-        }
-    }
-    Ok(ChunkSeq(0))
+    let indexes = list_snapshots(&**log.bucket()).await?;
+    // One that cannot be read is no reason for a deletion either.
+    let oldest = first_readable(&**log.bucket(), log.cluster_id(), indexes).await?;
+    Ok(oldest.map_or(ChunkSeq(0), |manifest| manifest.seq))
 }
 
 /// Writes the segment of a run and reads it back.

@@ -68,6 +68,11 @@ pub(crate) struct Election {
     pub(crate) recover: Option<BTreeSet<Voter>>,
 }
 
+/// R11: what this database promised; that of another one of the same node does not count.
+fn promise_of<'a>(promises: &'a BTreeMap<NodeId, Promise>, voter: &Voter) -> Option<&'a Promise> {
+    promises.get(&voter.node_id).filter(|promise| promise.process.voter() == *voter)
+}
+
 impl Engine {
     // ---- the first manifest (R1) ----
 
@@ -125,8 +130,7 @@ impl Engine {
         let term = manifest.term.next().max(self.log.promised());
         let id = self.random.next();
         let rule = manifest.rule();
-        let mut asked: BTreeSet<NodeId> = manifest.voters.iter().map(|v| v.node_id.clone()).collect();
-        asked.extend(manifest.kept.as_ref().map(|kept| kept.node_id.clone()));
+        let mut asked: BTreeSet<NodeId> = manifest.waited_for().map(|v| v.node_id.clone()).collect();
         if rule.election == 0 || recover.is_some() {
             asked.extend(self.nodes.values().filter(|n| !n.stopped).map(|n| n.node_id.clone()));
         }
@@ -199,10 +203,8 @@ impl Engine {
                 if let Some(lost) = &election.recover
                     && now.saturating_sub(election.started) >= GIVE_UP_RECOVER
                 {
-                    let answers =
-                        |v: &Voter| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v);
-                    let needed = election.manifest.voters.iter().chain(&election.manifest.kept);
-                    let left = needed.filter(|v| !lost.contains(v) && !answers(v));
+                    let needed = election.manifest.waited_for();
+                    let left = needed.filter(|v| !lost.contains(v) && promise_of(&election.promises, v).is_none());
                     let silent: BTreeSet<_> = left.map(|v| v.node_id.to_string()).collect();
                     return self.decline_recovery(format!(
                         "of the voters that are not given up {} did not answer within {} s: bring them back, or give \
@@ -214,9 +216,8 @@ impl Engine {
                 if election.recover.is_none() && (other || long) {
                     let answered: Vec<NodeId> = election.promises.keys().cloned().collect();
                     let needed = election.manifest.rule().election;
-                    let keeper = election.manifest.kept.as_ref();
-                    let kept = keeper
-                        .is_none_or(|v| election.promises.get(&v.node_id).is_some_and(|p| p.process.voter() == *v));
+                    let kept =
+                        election.manifest.kept.as_ref().is_none_or(|v| promise_of(&election.promises, v).is_some());
                     let lost = !other && (answered.len() < needed || !kept);
                     self.election = None;
                     if lost {
@@ -258,7 +259,6 @@ impl Engine {
         let everybody = rule.election == 0 || election.recover.is_some();
         // R11: a vote is of the incarnation that the manifest names.
         let is_lost = |v: &Voter| election.recover.as_ref().is_some_and(|lost| lost.contains(v));
-        let promised = |v: &Voter| election.promises.get(&v.node_id).filter(|p| p.process.voter() == *v);
         let votes = |p: &Promise| {
             everybody && !is_lost(&p.process.voter())
                 || manifest.names(&p.process.voter())
@@ -270,18 +270,16 @@ impl Engine {
             None => needed,
             // R12: all voters that are not lost.
             Some(_) => {
-                let all = manifest.voters.iter().filter(|v| !is_lost(v)).all(|v| promised(v).is_some());
+                let all =
+                    manifest.voters.iter().filter(|v| !is_lost(v)).all(|v| promise_of(&election.promises, v).is_some());
                 if all { 1 } else { usize::MAX }
             }
         };
         // R12: what an earlier recovery kept may be with this one alone, which need not be a voter.
         let keeper = manifest.kept.as_ref().filter(|v| !is_lost(v) && !forgets_kept);
-        let keeper = match keeper {
-            Some(keeper) => match promised(keeper) {
-                None => return,
-                promise => promise,
-            },
-            None => None,
+        let keeper = match keeper.map(|v| promise_of(&election.promises, v)) {
+            Some(None) => return,
+            promise => promise.flatten(),
         };
         if eligible.len() < needed {
             return;
@@ -455,7 +453,7 @@ impl Engine {
 
     pub(crate) fn lose_quorum(&mut self, needed: usize, answered: Vec<NodeId>) {
         let Some(manifest) = &self.manifest else { return };
-        let asked: BTreeSet<&NodeId> = manifest.voters.iter().chain(&manifest.kept).map(|v| &v.node_id).collect();
+        let asked: BTreeSet<&NodeId> = manifest.waited_for().map(|v| &v.node_id).collect();
         let missing: Vec<NodeId> = asked.into_iter().filter(|n| !answered.contains(n)).cloned().collect();
         let lost = QuorumLost { needed, answered, missing };
         if self.quorum_lost.as_ref() != Some(&lost) {
@@ -479,7 +477,7 @@ impl Engine {
         match self.why_not_recover(&lost) {
             Some(why) if !mutant!(self, RecoverByTimer) => self.report(Report::Declined(why)),
             _ => {
-                let voters = self.manifest.iter().flat_map(|m| m.voters.iter().chain(&m.kept));
+                let voters = self.manifest.iter().flat_map(|m| m.waited_for());
                 let lost = voters.filter(|v| lost.contains(&v.node_id)).cloned().collect();
                 self.begin_election(RECOVERS, None, None, Some(lost));
             }
@@ -495,8 +493,7 @@ impl Engine {
             let primary = &manifest.primary.node_id;
             return Some(format!("the cluster goes on with Primary {primary}: there is nothing to recover"));
         }
-        let needed = manifest.voters.iter().chain(&manifest.kept);
-        let given_up: Vec<&Voter> = needed.filter(|v| lost.contains(&v.node_id)).collect();
+        let given_up: Vec<&Voter> = manifest.waited_for().filter(|v| lost.contains(&v.node_id)).collect();
         if given_up.is_empty() {
             return Some("none of the nodes named is a voter".to_string());
         }

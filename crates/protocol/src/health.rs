@@ -260,9 +260,7 @@ impl Engine {
         let Some(manifest) = &self.manifest else { return };
         let primary = manifest.primary.node_id.clone();
         let asked: BTreeSet<NodeId> = manifest
-            .voters
-            .iter()
-            .chain(&manifest.kept)
+            .waited_for()
             .map(|v| v.node_id.clone())
             .filter(|n| *n != self.me.node_id && !self.peers.is_down(n) && (*n != primary || certain))
             .collect();
@@ -309,7 +307,6 @@ impl Engine {
         let (why, avoid) = (suspicion.why, suspicion.avoid.then(|| manifest.primary.node_id.clone()));
         let answer = voters().count() + usize::from(mine);
         let answered: Vec<NodeId> = voters().map(|(n, _)| n.clone()).chain(mine.then(|| me.node_id.clone())).collect();
-        let primary_answers = suspicion.answers.contains_key(&manifest.primary.node_id);
         if spared || over {
             // Only this node lost it, or nobody needs it.
             self.peers.suspicion = None;
@@ -329,7 +326,6 @@ impl Engine {
         }
         if too_few {
             // R12: nothing would come of an election but promises that bind those who are there.
-            let _ = primary_answers;
             self.lose_quorum(rule.election, answered);
             self.peers.suspicion = None;
             self.peers.quiet_until = self.now + self.settings.heartbeat_interval;

@@ -82,6 +82,11 @@ impl Manifest {
         QuorumRule::new(self.voters.len(), self.quorum, self.copies_min)
     }
 
+    /// Those without whom there may be no election: the voters, and whose log a recovery kept, where that is none.
+    pub fn waited_for(&self) -> impl Iterator<Item = &Voter> {
+        self.voters.iter().chain(self.kept.iter().filter(|kept| !self.voters.contains(kept)))
+    }
+
     /// Whether `voter` is one of its voters.
     pub fn names(&self, voter: &Voter) -> bool {
         self.voters.contains(voter)

@@ -1,8 +1,9 @@
 //! A node's disk: the log with the rows that compaction left of it, and what else a crash leaves.
 
-use netsy_api::ids::{Incarnation, LogIndex, Position, Revision, Session, Term};
+use netsy_api::ids::{Incarnation, LogIndex, NodeId, Position, Revision, Session, Term};
 use netsy_api::log::{Entry, Mutation, Row};
 use netsy_mvcc::{LoadEnd, RowMeta, RowWhat, Store};
+use netsy_protocol::quorum::Voter;
 use netsy_protocol::reconcile::Run;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -72,6 +73,11 @@ impl Disk {
             led: None,
             point: None,
         }
+    }
+
+    /// Its node, as manifests name it.
+    pub fn voter(&self, node_id: &NodeId) -> Voter {
+        Voter { node_id: node_id.clone(), incarnation: self.incarnation }
     }
 
     pub fn apply(&mut self, op: DiskOp) {

@@ -172,9 +172,7 @@ impl World {
     pub fn recover(&mut self) -> bool {
         let Some(manifest) = &self.bucket.manifest else { return false };
         let lost: Vec<_> = manifest
-            .voters
-            .iter()
-            .chain(&manifest.kept)
+            .waited_for()
             .filter(|v| {
                 let place = self.slots.iter().find(|s| s.id == v.node_id);
                 let same = self.incarnation(&v.node_id) == Some(v.incarnation);

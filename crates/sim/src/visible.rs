@@ -7,7 +7,6 @@ use netsy_api::ids::LogIndex;
 use netsy_history::Outcome;
 use netsy_protocol::event::Event;
 use netsy_protocol::mutant::Mutant;
-use netsy_protocol::quorum::Voter;
 use netsy_protocol::read::ReadId;
 
 impl World {
@@ -40,7 +39,6 @@ impl World {
         let name = format!("n{slot}");
         let Some(place) = self.slots.get_mut(slot) else { return };
         let (Some(process), Some(disk)) = (&mut place.process, &place.disk) else { return };
-        let voter = Voter { node_id: place.id.clone(), incarnation: disk.incarnation };
         let before = process.store.visible_index();
         let ahead = (disk.log.len() as u64) < index.0;
         if ahead && process.engine.status(0).role == netsy_protocol::status::Role::Replica {
@@ -78,7 +76,7 @@ impl World {
             let status = process.engine.status(0);
             if status.role != netsy_protocol::status::Role::Replica {
                 // It is about to lead.
-                self.truth.leads(status.term, &voter, &process.mem);
+                self.truth.leads(status.term, &disk.voter(&place.id), &process.mem);
             }
         }
         for entry in process.mem.iter().take(index.0 as usize).skip(before.0 as usize) {
@@ -139,8 +137,7 @@ impl World {
         if let Some(place) = self.slots.get(slot)
             && let (Some(process), Some(disk)) = (&place.process, &place.disk)
         {
-            let by = Voter { node_id: place.id.clone(), incarnation: disk.incarnation };
-            self.truth.leads(term, &by, &process.mem);
+            self.truth.leads(term, &disk.voter(&place.id), &process.mem);
         }
         self.drain(slot);
         self.write_soon(slot);

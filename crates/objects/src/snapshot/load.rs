@@ -28,6 +28,24 @@ pub async fn list_snapshots(bucket: &dyn Bucket) -> Result<Vec<LogIndex>, ReadEr
     Ok(manifests.collect())
 }
 
+/// The manifest of the first of these snapshots, all of which were listed, that can be read.
+pub(crate) async fn first_readable(
+    bucket: &dyn Bucket,
+    cluster_id: &str,
+    indexes: impl IntoIterator<Item = LogIndex>,
+) -> Result<Option<SnapshotManifest>, ReadError> {
+    for index in indexes {
+        match read_snapshot_manifest(bucket, cluster_id, index).await {
+            Ok(manifest) => return Ok(Some(manifest)),
+            Err(ReadError::Store(error)) => return Err(error.into()),
+            // Listed a moment ago: clean-up took it since.
+            Err(error @ ReadError::Missing { .. }) => tracing::debug!(%error, "a snapshot has gone"),
+            Err(error) => tracing::warn!(%error, "a snapshot's manifest cannot be used"),
+        }
+    }
+    Ok(None)
+}
+
 /// The newest snapshot's manifest, if there is one.
 pub async fn newest_snapshot(bucket: &dyn Bucket, cluster_id: &str) -> Result<Option<SnapshotManifest>, ReadError> {
     match list_snapshots(bucket).await?.last() {

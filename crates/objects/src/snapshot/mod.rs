@@ -31,6 +31,7 @@ mod write;
 
 pub use check::{CheckedSnapshot, NotChecked, check_snapshot};
 pub use cut::{PART_BYTES_MAX, PART_BYTES_TARGET};
+pub(crate) use load::first_readable;
 pub use load::{list_snapshots, load_snapshot, newest_snapshot, read_snapshot_manifest};
 pub use write::{SnapshotOptions, SnapshotSpec, WriteError, write_snapshot};
 

@@ -5,7 +5,7 @@
 
 use crate::grpc::status::{Code, Status};
 use crate::grpc::streaming::decode;
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use netsy_api::etcdserverpb::request_op::Request;
 use netsy_api::etcdserverpb::{Compare, RequestOp, TxnRequest};
 use prost::DecodeError;
@@ -48,18 +48,21 @@ fn txn(mut bytes: Bytes, level: usize) -> Result<TxnRequest, Status> {
 
 fn operation(bytes: Bytes, level: usize) -> Result<RequestOp, Status> {
     // The last one of several counts; a message that comes in parts is one.
-    let (mut rest, mut nested) = (bytes.clone(), None::<BytesMut>);
+    let (mut rest, mut parts) = (bytes.clone(), Vec::new());
     while rest.has_remaining() {
         match field(&mut rest)? {
-            (NESTED, Some(part)) => nested.get_or_insert_default().extend_from_slice(&part),
-            (tag, Some(_)) if PLAIN.contains(&tag) => nested = None,
+            (NESTED, Some(part)) => parts.push(part),
+            (tag, Some(_)) if PLAIN.contains(&tag) => parts.clear(),
             _ => {}
         }
     }
-    match nested {
-        Some(nested) => Ok(RequestOp { request: Some(Request::RequestTxn(txn(nested.freeze(), level + 1)?)) }),
-        None => decode(bytes),
-    }
+    let nested = match &parts[..] {
+        [] => return decode(bytes),
+        // As a rule: nothing is copied, at any of the levels.
+        [whole] => whole.clone(),
+        _ => parts.concat().into(),
+    };
+    Ok(RequestOp { request: Some(Request::RequestTxn(txn(nested, level + 1)?)) })
 }
 
 /// The next field: its tag, and its bytes where it has a length, as all that these messages know have.
